@@ -1,0 +1,129 @@
+"""The commands `flask bakrypt ...`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import click
+from flask import Blueprint
+
+from .errors import BakryptError, SettingsError, UpstreamFailedError, UpstreamRefusedError
+from .proxy import Proxy
+from .types import AccessToken
+
+
+def add_commands(blueprint: Blueprint) -> None:
+    """Add the commands to a blueprint's group, each working with that blueprint's settings."""
+    blueprint.cli.help = "Get access tokens from bakrypt, check the settings, run the sandbox."
+
+    @blueprint.cli.command()
+    def check() -> None:
+        """Check settings, connection and credentials, a line each. The exit code is 1 if anything is wrong."""
+        failed = False
+        for finding in _check(Proxy.load_for(blueprint)):
+            click.echo(f"{finding.subject:<10}{finding.text}")
+            failed |= not finding.passed
+        if failed:
+            raise click.exceptions.Exit(1)
+
+    @blueprint.cli.command()
+    def exchange() -> None:
+        """Exchange BAKRYPT_TOKEN for an access token and print it as JSON."""
+        _print_token(Proxy.load_for(blueprint).client.exchange)
+
+    @blueprint.cli.command()
+    @click.option("--username", required=True, help="A user of bakrypt.")
+    @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+    def token(username: str, password_stdin: bool) -> None:
+        """Get a user's access token and print it as JSON. Asks for the password."""
+        if password_stdin:
+            password = sys.stdin.readline().rstrip("\r\n")
+        else:
+            password = click.prompt("Password", hide_input=True, err=True)
+        if not password:
+            raise click.ClickException("the password is empty")
+        _print_token(lambda: Proxy.load_for(blueprint).client.password(username, password))
+
+    @blueprint.cli.command()
+    @click.option("--port", default=5001, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+    @click.option(
+        "--expires-in", default=36000, show_default=True, type=click.IntRange(1), help="A token's life, in s."
+    )
+    @click.option("--delay", default=0.0, show_default=True, type=click.FloatRange(0), help="Answer after so many s.")
+    @click.option("--fail", type=click.IntRange(500, 599), help="Answer everything with this status.")
+    @click.option("--throttle", type=click.IntRange(0), help="Answer everything with 429 and this Retry-After, in s.")
+    def sandbox(port: int, expires_in: int, delay: float, fail: int | None, throttle: int | None) -> None:
+        """Run a stand-in for bakrypt on this machine, with made-up users and no tokens of any worth."""
+        try:
+            from .sandbox import Sandbox  # noqa: PLC0415 - the extra may not be installed
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"{error.name} is missing: pip install 'bakrypt_proxy[sandbox]'") from error
+        server = Sandbox(expires_in=expires_in, quiet=False)
+        server.delay, server.fail, server.throttle = delay, fail, throttle
+        with server.listen(port):
+            click.echo(f"The sandbox listens on {server.url} (CTRL+C ends it). To use it:\n")
+            for name, value in server.environ.items():
+                click.echo(f"export {name}={value}")
+            click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in server.users.items()))
+            server.wait()
+
+
+def _print_token(grant: Callable[[], AccessToken]) -> None:
+    try:
+        click.echo(json.dumps(grant(), indent=2))
+    except BakryptError as error:
+        raise click.ClickException(_explain(error)) from error
+
+
+def _explain(error: BakryptError) -> str:
+    return f"{error} ({error.detail})" if error.detail else str(error)
+
+
+class Finding(NamedTuple):
+    """One line of `check`."""
+
+    subject: str
+    passed: bool
+    text: str
+
+
+def _check(proxy: Proxy) -> Iterator[Finding]:
+    settings, client = proxy.settings, proxy.client
+    yield Finding("settings", True, f"ok: {settings.url}, timeout {settings.timeout:g} s")
+    yield Finding("gate", True, proxy.gate.describe())
+    exchange_error = _attempt(client.exchange)
+    # No user's password is tried: bakrypt looks at the client before it finds the refresh token wanting.
+    token_error = _attempt(lambda: client.refresh("flask-bakrypt-check"))
+    if isinstance(token_error, UpstreamRefusedError) and token_error.error == "invalid_grant":
+        token_error = None
+    yield _upstream_finding([exchange_error, token_error])
+    yield _credentials_finding("exchange", "BAKRYPT_TOKEN is accepted", exchange_error)
+    yield _credentials_finding("token", "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted", token_error)
+
+
+def _attempt(grant: Callable[[], object]) -> BakryptError | None:
+    try:
+        grant()
+    except BakryptError as error:
+        return error
+    return None
+
+
+def _upstream_finding(errors: list[BakryptError | None]) -> Finding:
+    if all(isinstance(error, SettingsError) for error in errors):
+        return Finding("upstream", False, "not asked: no credentials are set")
+    for error in errors:
+        if isinstance(error, UpstreamFailedError):
+            return Finding("upstream", False, _explain(error))
+    return Finding("upstream", True, "ok: it answers")
+
+
+def _credentials_finding(subject: str, success: str, error: BakryptError | None) -> Finding:
+    if error is None:
+        return Finding(subject, True, f"ok: {success}")
+    if isinstance(error, SettingsError):
+        return Finding(subject, True, f"off: {error.description}")
+    if isinstance(error, UpstreamFailedError):
+        return Finding(subject, False, "unknown: upstream did not say")
+    return Finding(subject, False, _explain(error))

@@ -1,0 +1,154 @@
+"""BakryptClient: the documented calls to bakrypt, without Flask. All of them go through one funnel, `_post`."""
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+
+import requests
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+
+from .errors import InvalidRequestError, SettingsError, UpstreamFailedError
+from .replies import EXCHANGE, MAX_BODY, TOKEN, Endpoint, Reply, read_reply, retry_after
+from .settings import Settings
+from .transport import open_session
+from .types import AccessToken
+
+TIMEOUTS = (TimeoutError, requests.Timeout, Urllib3TimeoutError)
+TLS_FAILURES = (ssl.SSLError, SSLError)
+
+
+class BakryptClient:
+    """Gets access tokens from bakrypt. One client serves any number of threads, and forked processes too.
+
+    Each call returns an `AccessToken` or raises a `BakryptError` (the tree stands in `errors.py`): `SettingsError` if
+    the credentials it needs are not set, `UpstreamRefusedError` if bakrypt refuses what was passed in,
+    `CredentialsRefusedError` if it refuses the settings' credentials, `UpstreamFailedError` if there is no usable reply
+    within `settings.timeout` seconds.
+
+    A `session` of your own is used as it is, and `close` leaves it open. No redirect is followed and no cookie kept.
+    """
+
+    def __init__(self, settings: Settings, *, session: requests.Session | None = None) -> None:
+        self.settings = settings
+        self._given_session = session
+        self._own_session: requests.Session | None = None
+        self._owner = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings.url})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the kept-alive connections. The client may be used again, and opens new ones then."""
+        session, self._own_session = self._own_session, None
+        if session is not None:
+            session.close()
+
+    def exchange(self) -> AccessToken:
+        """Exchange the secret `BAKRYPT_TOKEN` for an access token ("Token Authentication" in the documentation)."""
+        token = _required(self.settings.token, "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
+        headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
+        return self._post(EXCHANGE, secret=token, headers=headers)
+
+    def password(self, username: str, password: str) -> AccessToken:
+        """Get an access token for a user of bakrypt (RFC 6749 section 4.3; RFC 9700 section 2.4 advises against it)."""
+        return self._grant({"username": username, "password": password, "grant_type": "password"})
+
+    def refresh(self, refresh_token: str) -> AccessToken:
+        """Trade a refresh token for a new access token (RFC 6749 section 6); the old pair is dead afterwards."""
+        return self._grant({"refresh_token": refresh_token, "grant_type": "refresh_token"})
+
+    def _grant(self, form: Mapping[str, str]) -> AccessToken:
+        client_id = _required(self.settings.client_id, "BAKRYPT_CLIENT_ID")
+        client_secret = _required(self.settings.client_secret, "BAKRYPT_CLIENT_SECRET or BAKRYPT_CLIENT_SECRET_FILE")
+        for name, value in form.items():
+            _check_text(name, value)
+        form = {"client_id": client_id, "client_secret": client_secret, **form}
+        return self._post(TOKEN, secret=client_secret, form=form)
+
+    def _post(
+        self,
+        endpoint: Endpoint,
+        *,
+        secret: str,
+        headers: Mapping[str, str] | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> AccessToken:
+        session = self._session()
+        request = requests.Request("POST", self.settings.url + endpoint.path, headers=headers, data=form)
+        request.headers["Accept"] = "application/json"
+        try:
+            reply = self._send(session, session.prepare_request(request))
+        except (OSError, HTTPError) as error:  # an OSError is what requests raises
+            raise _no_answer(error) from error
+        return read_reply(endpoint, reply, secret)
+
+    def _send(self, session: requests.Session, request: requests.PreparedRequest) -> Reply:
+        # Not session.send: it would follow redirects, or read their bodies without a limit, and keep cookies.
+        adapter = session.get_adapter(str(request.url))
+        with adapter.send(
+            request,
+            stream=True,
+            timeout=self.settings.timeout,
+            verify=True if session.verify is None else session.verify,
+            proxies=session.proxies,
+        ) as response:
+            body = response.raw.read(MAX_BODY + 1, decode_content=True)
+            return Reply(response.status_code, body, retry_after(response.headers.get("Retry-After")))
+
+    def _session(self) -> requests.Session:
+        if self._given_session is not None:
+            return self._given_session
+        session = self._own_session
+        if session is None or self._owner != os.getpid():
+            # After a fork the old session's sockets belong to the parent.
+            session = open_session(self.settings.url)
+            self._own_session, self._owner = session, os.getpid()
+        return session
+
+
+def _required(value: str | None, names: str) -> str:
+    if value is None:
+        raise SettingsError(f"this server's credentials are not configured: set {names}")
+    return value
+
+
+def _check_text(name: str, value: str) -> None:
+    """Refuse half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # Not `from error`: it carries the value, which may be a password.
+        raise InvalidRequestError(f"{name} is not valid Unicode text") from None
+
+
+def _no_answer(error: OSError | HTTPError) -> UpstreamFailedError:
+    """Name the kind of failure; the detail quotes the operating system alone, for requests may quote a header."""
+    chain = list(_causes(error))
+    if any(isinstance(cause, TIMEOUTS) for cause in chain):
+        description = "bakrypt did not answer in time"
+    elif any(isinstance(cause, TLS_FAILURES) for cause in chain):
+        description = "no secure connection to bakrypt"
+    elif any(isinstance(cause, NewConnectionError) for cause in chain):
+        description = "bakrypt could not be reached"
+    else:
+        description = "bakrypt's reply broke off or could not be read"
+    root = chain[-1]
+    quote = f": {root}" if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else ""
+    return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

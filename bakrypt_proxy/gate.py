@@ -1,0 +1,81 @@
+"""The gate: which pages may call, who may exchange, and the CORS headers that let an allowed page read the reply."""
+
+import re
+from collections.abc import Callable
+
+from flask import Request, Response
+from flask_cors import cross_origin
+
+from .errors import AccessDeniedError
+from .settings import Settings
+
+Authorize = Callable[[], bool]
+
+_PREFLIGHT_SECONDS = 600
+
+
+class Gate:
+    """Decides from one app's settings."""
+
+    def __init__(self, settings: Settings, authorize: Authorize | None) -> None:
+        self._allowed_origins = settings.allowed_origins
+        self._public = settings.exchange_public
+        self._authorize = authorize
+        self._cors = _cors(settings.allowed_origins)
+
+    def check_page(self, request: Request) -> None:
+        """Let no page of another site call: Fetch Metadata first, then Origin, as Go's CrossOriginProtection does.
+
+        A POST without a body needs no preflight, so CORS alone would not stop it. Without either header the caller is
+        not a browser.
+        """
+        site = request.headers.get("Sec-Fetch-Site")
+        origin = request.headers.get("Origin")
+        if origin is None and site is None:
+            return
+        if origin != "null" and (site in {"same-origin", "none"} or origin in self._allowed_origins):
+            return
+        if site is None and origin == f"{request.scheme}://{request.host}":
+            return
+        raise AccessDeniedError("a page of this origin may not call: list it in BAKRYPT_ALLOWED_ORIGINS")
+
+    def check_exchange(self) -> None:
+        """Let nobody have the account's token whom the app has not let in; `authorize` decides where there is one."""
+        if self._authorize is not None:
+            if not self._authorize():
+                raise AccessDeniedError("you are not allowed to get an access token here")
+        elif not self._public:
+            raise AccessDeniedError(self.describe())
+
+    def describe(self) -> str:
+        """Say who may exchange, for a person."""
+        if self._authorize is not None:
+            return "exchange is open to those whom authorize lets in"
+        if self._public:
+            return "exchange is open to everybody (BAKRYPT_EXCHANGE_PUBLIC)"
+        return "exchange is closed: pass authorize= to create_blueprint, or set BAKRYPT_EXCHANGE_PUBLIC=true"
+
+    def add_cors_headers(self, response: Response) -> Response:
+        """Replace what the host app may have said about CORS: this list decides alone, and never says `*`."""
+        for name in [name for name, _ in response.headers if name.lower().startswith("access-control-")]:
+            del response.headers[name]
+        response.vary.add("Origin")
+        return self._cors(response)
+
+
+def _cors(origins: frozenset[str]) -> Callable[[Response], Response]:
+    """Return flask-cors as a function on a response.
+
+    flask-cors takes a string with brackets, as in `http://[::1]:3000`, for a pattern and ignores case; these patterns
+    match one origin each.
+    """
+    decorate = cross_origin(
+        origins=[re.compile(re.escape(origin) + r"\Z") for origin in origins],
+        methods=["POST"],
+        expose_headers=["Retry-After"],
+        supports_credentials=True,
+        max_age=_PREFLIGHT_SECONDS,
+        always_send=False,
+        automatic_options=False,
+    )
+    return decorate(lambda response: response)

@@ -1,0 +1,82 @@
+"""The parameters of a request, from JSON or from a form, checked before anything is done with them."""
+
+import json
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+from flask import Request
+
+from .errors import InvalidRequestError
+
+MAX_BODY = 64 * 1024
+_MAX_PARAMETERS = 100
+
+
+class Parameters:
+    """The members of a JSON object or the fields of a form; none stands twice (RFC 6749 section 3.2)."""
+
+    def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
+        self._values: dict[str, object] = {}
+        for name, value in pairs:
+            if name in self._values:
+                raise InvalidRequestError(f"{name} is given more than once" if name.isprintable() else "a duplicate")
+            self._values[name] = value
+
+    def get(self, name: str) -> str | None:
+        """Return a parameter's text, or None where it is left out. Empty or not a string is an error."""
+        if name not in self._values:
+            return None
+        value = self._values[name]
+        if not isinstance(value, str) or not value:
+            raise InvalidRequestError(f"{name} must be a string that is not empty")
+        return value
+
+    def require(self, name: str) -> str:
+        """Return a parameter's text; it is an error to leave it out."""
+        value = self.get(name)
+        if value is None:
+            raise InvalidRequestError(f"{name} is missing")
+        return value
+
+
+def read_parameters(request: Request) -> Parameters:
+    """Read the body of a request of up to 64 KiB. An empty one has no parameters, whatever type it claims.
+
+    Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
+    """
+    request.max_content_length = min(request.max_content_length or MAX_BODY, MAX_BODY)
+    body = request.get_data()
+    # A host's CSRF check may have read the form already, and then no body is left.
+    form = list(request.form.items(multi=True))
+    if not body and not form:
+        return Parameters(())
+    if request.is_json:
+        return Parameters(_json_members(body))
+    if request.mimetype == "application/x-www-form-urlencoded" and body:
+        return Parameters(_form_fields(body))
+    if form or request.mimetype in {"application/x-www-form-urlencoded", "multipart/form-data"}:
+        return Parameters(form)
+    raise InvalidRequestError("send JSON with Content-Type: application/json, or a form")
+
+
+def _json_members(body: bytes) -> Iterable[tuple[str, object]]:
+    try:
+        # An object becomes its pairs, so that a duplicate is seen; only the outermost one can be our `_Members`.
+        members = json.loads(body.decode(), object_pairs_hook=_Members)
+    except (ValueError, RecursionError):
+        # Not `from error`: a JSONDecodeError carries the whole body, passwords included.
+        raise InvalidRequestError("the body is not valid JSON") from None
+    if not isinstance(members, _Members):
+        raise InvalidRequestError("the body must be a JSON object")
+    return members
+
+
+class _Members(list[tuple[str, object]]):
+    """The pairs of a JSON object, as against a JSON array."""
+
+
+def _form_fields(body: bytes) -> Iterable[tuple[str, object]]:
+    try:
+        return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        raise InvalidRequestError("the body is not a valid form in UTF-8") from None

@@ -1,0 +1,147 @@
+"""What a reply of bakrypt means: an access token, or which error and whose."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from email.utils import parsedate_tz
+from typing import Any, NoReturn, cast
+
+from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError, UpstreamRefusedError
+from .types import AccessToken
+
+MAX_BODY = 64 * 1024
+
+_TOO_MANY_REQUESTS = 429
+# Django REST framework says `detail` alone; these are the nearest codes of RFC 6749.
+_ERROR_BY_STATUS = {401: "invalid_grant", 403: "access_denied", _TOO_MANY_REQUESTS: "too_many_requests"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back over HTTP. `body` ends after `MAX_BODY` bytes and one."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One of the two upstream endpoints, and how it tells that the server's own credentials are refused.
+
+    `settings` names the settings that hold these credentials.
+    """
+
+    path: str
+    settings: str
+    refusing_statuses: Collection[int] = ()
+    refusing_errors: Collection[str] = ()
+    caller_is_heard: bool = True
+
+    def refuses_credentials(self, status: int, error: str) -> bool:
+        """Whether a refusal speaks of the server's credentials and not of what the caller sent."""
+        return status in self.refusing_statuses or error in self.refusing_errors
+
+
+EXCHANGE = Endpoint("/auth/exchange/", "BAKRYPT_TOKEN", refusing_statuses={401, 403}, caller_is_heard=False)
+TOKEN = Endpoint(
+    "/auth/token/",
+    "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET",
+    refusing_errors={"invalid_client", "unauthorized_client"},
+)
+
+
+def read_reply(endpoint: Endpoint, reply: Reply, secret: str) -> AccessToken:
+    """Return the access token in a reply, or raise the `BakryptError` that the reply amounts to.
+
+    `secret` is what was sent to `endpoint`; an upstream that repeats it is not quoted.
+    """
+    if 200 <= reply.status < 300:
+        return _read_token(reply)
+    raise _refusal(endpoint, reply, secret)
+
+
+def _read_token(reply: Reply) -> AccessToken:
+    body = _read_object(reply)
+    if not isinstance(body.get("access_token"), str) or not body["access_token"]:
+        raise _failure("bakrypt's reply held no access_token", reply)
+    return cast("AccessToken", body)
+
+
+def _refusal(endpoint: Endpoint, reply: Reply, secret: str) -> BakryptError:
+    if not 400 <= reply.status < 500:
+        return _no_refusal(reply)
+    error, description = _read_error(reply)
+    if endpoint.refuses_credentials(reply.status, error):
+        return CredentialsRefusedError(
+            "bakrypt refused this server's credentials",
+            detail=f"status {reply.status} from {endpoint.path}: look at {endpoint.settings}",
+        )
+    if not endpoint.caller_is_heard and reply.status != _TOO_MANY_REQUESTS:
+        return _failure(f"bakrypt did not understand the exchange (status {reply.status})", reply)
+    if secret in f"{error} {description}":
+        return _failure("bakrypt's refusal repeated a secret", reply)
+    return UpstreamRefusedError(reply.status, error, description, retry_after=reply.retry_after)
+
+
+def _no_refusal(reply: Reply) -> UpstreamFailedError:
+    if 300 <= reply.status < 400:
+        return _failure("bakrypt answered with a redirect, which is not followed", reply, hint="is BAKRYPT_URL right?")
+    return _failure(f"bakrypt failed (status {reply.status})", reply)
+
+
+def _read_error(reply: Reply) -> tuple[str, str | None]:
+    """Return code and description of a 4xx, in bakrypt's words where it has any that fit the contract."""
+    fitting = _ERROR_BY_STATUS.get(reply.status, "invalid_request")
+    try:
+        body = _read_object(reply)
+    except UpstreamFailedError:
+        # A throttle in front of bakrypt answers in HTML; its status says all there is to say.
+        if reply.status == _TOO_MANY_REQUESTS:
+            return fitting, None
+        raise
+    error = body.get("error")
+    if isinstance(error, str) and error:
+        return error, _text(body.get("error_description"))
+    return fitting, _text(body.get("detail"))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _read_object(reply: Reply) -> dict[str, Any]:
+    if len(reply.body) > MAX_BODY:
+        raise _failure("bakrypt's reply was too large", reply)
+    try:
+        body = json.loads(reply.body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise _failure("bakrypt's reply was not JSON", reply) from error
+    if not isinstance(body, dict):
+        raise _failure("bakrypt's reply was not a JSON object", reply)
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """Read a number that JSON can write again: 1e999 would go on to the browser as Infinity."""
+    number = float(text)
+    if number in {float("inf"), float("-inf")}:
+        raise ValueError("a number out of range")
+    return number
+
+
+def _failure(description: str, reply: Reply, *, hint: str = "") -> UpstreamFailedError:
+    # The body is left out on purpose: it may hold a token.
+    detail = f"status {reply.status}, {len(reply.body)} bytes read"
+    return UpstreamFailedError(description, detail=f"{detail}; {hint}" if hint else detail)
+
+
+def retry_after(value: str | None) -> str | None:
+    """Return a Retry-After header as it stands if it is seconds or a date (RFC 9110 section 10.2.3), else None."""
+    if value is not None and ((value.isascii() and value.isdigit()) or parsedate_tz(value)):
+        return value
+    return None

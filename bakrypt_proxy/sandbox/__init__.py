@@ -1,0 +1,180 @@
+"""A small stand-in for bakrypt on this machine: nothing that it knows or gives away is of any worth.
+
+    with Sandbox().listen() as sandbox:
+        client = BakryptClient(Settings.from_mapping(sandbox.environ))
+
+It listens on loopback alone, answers to loopback names alone, and takes only the credentials below.
+"""
+
+import hmac
+import ipaddress
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from flask import Flask, Response, jsonify, redirect, request
+from flask.typing import ResponseReturnValue
+from flask_cors import CORS
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from .api import create_blueprint
+from .oauth import SCOPES, OAuthServer, TokenStore
+
+HOST = "127.0.0.1"
+TOKEN = "sandbox-token"  # noqa: S105 - made up
+CLIENT_ID = "sandbox-client"
+CLIENT_SECRET = "sandbox-client-secret"  # noqa: S105 - made up
+ACCOUNT = "account"
+
+
+class Sandbox:
+    """A bakrypt of one's own: `/auth/exchange/`, `/auth/token/` and, behind a bearer check, `/v1/`.
+
+    `expires_in` is the life of its access tokens in seconds. `delay` (seconds), `fail` (a status) and `throttle`
+    (seconds for Retry-After) make it slow, broken or throttling from the next request on. `calls` counts by path.
+    """
+
+    def __init__(
+        self, *, expires_in: int = 36000, clock: Callable[[], float] = time.monotonic, quiet: bool = True
+    ) -> None:
+        self.expires_in = expires_in
+        self.users = {"alice": "alice-password", "bob": "bob-password"}
+        self.delay = 0.0
+        self.fail: int | None = None
+        self.throttle: int | None = None
+        self.calls: Counter[str] = Counter()
+        self.store = TokenStore(client_id=CLIENT_ID, client_secret=CLIENT_SECRET, users=self.users, clock=clock)
+        self._oauth = OAuthServer(self.store, lambda _: self.expires_in)
+        self._handler = _QuietHandler if quiet else WSGIRequestHandler
+        self._server: BaseWSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def listen(self, port: int = 0) -> Self:
+        """Serve in a thread of its own, on a free port unless one is named."""
+        self._server = make_server(HOST, port, self._create_app(), threaded=True, request_handler=self._handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="bakrypt-sandbox", daemon=True)
+        self._thread.start()
+        return self
+
+    def wait(self) -> None:
+        """Wait until the sandbox is closed, or CTRL+C."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The address to give as `BAKRYPT_URL`."""
+        if self._server is None:
+            raise RuntimeError("the sandbox does not listen yet")
+        return f"http://{HOST}:{self._server.server_port}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The settings that make a client or a blueprint use this sandbox."""
+        return {
+            "BAKRYPT_URL": self.url,
+            "BAKRYPT_TOKEN": TOKEN,
+            "BAKRYPT_CLIENT_ID": CLIENT_ID,
+            "BAKRYPT_CLIENT_SECRET": CLIENT_SECRET,
+        }
+
+    def _create_app(self) -> Flask:
+        app = Flask(__name__, static_folder=None)
+        app.before_request(self._count_and_misbehave)
+        app.before_request(_stay_local)
+        app.before_request(_redirect_like_django)
+        app.register_error_handler(HTTPException, _render_like_django)
+        app.add_url_rule("/auth/exchange/", view_func=self._exchange, methods=["POST"])
+        app.add_url_rule("/auth/token/", view_func=self._token, methods=["POST"])
+        app.register_blueprint(create_blueprint(self._check_bearer))
+        # A browser calls bakrypt's API itself, from any page that has a token.
+        CORS(app, resources={r"/v1/.*": {"origins": "*"}})
+        return app
+
+    def _count_and_misbehave(self) -> ResponseReturnValue | None:
+        self.calls[request.path] += 1
+        time.sleep(self.delay)
+        if self.fail is not None:
+            return jsonify(detail="The sandbox was told to fail."), self.fail
+        if self.throttle is not None:
+            detail = f"Request was throttled. Expected available in {self.throttle} seconds."
+            return jsonify(detail=detail), 429, {"Retry-After": str(self.throttle)}
+        return None
+
+    def _exchange(self) -> ResponseReturnValue:
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "token" or not secret:
+            return _unauthorized("Authentication credentials were not provided.", "Token")
+        if not hmac.compare_digest(secret.encode(), TOKEN.encode()):
+            return _unauthorized("Invalid token.", "Token")
+        return jsonify(self._oauth.exchange(ACCOUNT))
+
+    def _token(self) -> ResponseReturnValue:
+        headers, body, status = self._oauth.create_token_response(
+            request.url, "POST", request.get_data(as_text=True), dict(request.headers)
+        )
+        return Response(body, status, headers)
+
+    def _check_bearer(self) -> str | Response:
+        valid, seen = self._oauth.verify_request(request.url, "GET", None, dict(request.headers), SCOPES)
+        if valid:
+            return str(seen.user)
+        return _unauthorized("Authentication credentials were not provided.", 'Bearer realm="api"')
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Logs nothing: inside another app the sandbox's requests would be noise among the app's own."""
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
+        pass
+
+
+def _stay_local() -> ResponseReturnValue | None:
+    """Refuse a name that a stranger's DNS points at this machine."""
+    name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
+    try:
+        local = ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        local = name == "localhost"
+    return None if local else (jsonify(detail="This is a sandbox, for this machine alone."), 403)
+
+
+def _redirect_like_django() -> ResponseReturnValue | None:
+    """Answer a path without its slash with 301, as bakrypt does, and not with Flask's 308."""
+    if isinstance(request.routing_exception, RequestRedirect):
+        return redirect(request.routing_exception.new_url, 301)
+    return None
+
+
+def _render_like_django(error: HTTPException) -> ResponseReturnValue:
+    response = error.get_response()
+    detail = f'Method "{request.method}" not allowed.' if error.code == 405 else error.description
+    return jsonify(detail=detail), error.code or 500, {k: v for k, v in response.headers.items() if k == "Allow"}
+
+
+def _unauthorized(detail: str, challenge: str) -> Response:
+    response = jsonify(detail=detail)
+    response.status_code = 401
+    response.headers["WWW-Authenticate"] = challenge
+    return response
