@@ -56,7 +56,7 @@ def add_commands(blueprint: Blueprint) -> None:
     def sandbox(port: int, expires_in: int, delay: float, fail: int | None, throttle: int | None) -> None:
         """Run a stand-in for bakrypt on this machine, with made-up users and no tokens of any worth."""
         try:
-            from .sandbox import Sandbox  # noqa: PLC0415 - the extra may not be installed
+            from .sandbox import USERS, Sandbox  # noqa: PLC0415 - the extra may not be installed
         except ModuleNotFoundError as error:
             raise click.ClickException(f"{error.name} is missing: pip install 'bakrypt_proxy[sandbox]'") from error
         server = Sandbox(expires_in=expires_in, quiet=False)
@@ -65,7 +65,7 @@ def add_commands(blueprint: Blueprint) -> None:
             click.echo(f"The sandbox listens on {server.url} (CTRL+C ends it). To use it:\n")
             for name, value in server.environ.items():
                 click.echo(f"export {name}={value}")
-            click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in server.users.items()))
+            click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in USERS.items()))
             server.wait()
 
 

@@ -41,7 +41,7 @@ class Proxy:
     ) -> Self:
         """Build the parts that were not passed in, from the app's settings."""
         if settings is None:
-            settings = _read_settings(app) if client is None else client.settings
+            settings = read_settings(app) if client is None else client.settings
         if client is None:
             client = BakryptClient(settings)
         return cls(blueprint, settings, client, Gate(settings, authorize))
@@ -63,7 +63,8 @@ class Proxy:
         return next(proxy for proxy in proxies.values() if proxy.blueprint is blueprint)
 
 
-def _read_settings(app: App) -> Settings:
+def read_settings(app: App) -> Settings:
+    """Read the settings from `app.config` and the environment. Raises `SettingsError`."""
     try:
         return Settings.from_mapping(app.config, os.environ)
     except SettingsError as error:

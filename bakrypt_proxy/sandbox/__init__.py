@@ -26,10 +26,13 @@ from .api import create_blueprint
 from .oauth import SCOPES, OAuthServer, TokenStore
 
 HOST = "127.0.0.1"
-TOKEN = "sandbox-token"  # noqa: S105 - made up
-CLIENT_ID = "sandbox-client"
-CLIENT_SECRET = "sandbox-client-secret"  # noqa: S105 - made up
 ACCOUNT = "account"
+USERS = {"alice": "alice-password", "bob": "bob-password"}
+CREDENTIALS = {
+    "BAKRYPT_TOKEN": "sandbox-token",
+    "BAKRYPT_CLIENT_ID": "sandbox-client",
+    "BAKRYPT_CLIENT_SECRET": "sandbox-client-secret",
+}
 
 
 class Sandbox:
@@ -43,12 +46,16 @@ class Sandbox:
         self, *, expires_in: int = 36000, clock: Callable[[], float] = time.monotonic, quiet: bool = True
     ) -> None:
         self.expires_in = expires_in
-        self.users = {"alice": "alice-password", "bob": "bob-password"}
         self.delay = 0.0
         self.fail: int | None = None
         self.throttle: int | None = None
         self.calls: Counter[str] = Counter()
-        self.store = TokenStore(client_id=CLIENT_ID, client_secret=CLIENT_SECRET, users=self.users, clock=clock)
+        self.store = TokenStore(
+            client_id=CREDENTIALS["BAKRYPT_CLIENT_ID"],
+            client_secret=CREDENTIALS["BAKRYPT_CLIENT_SECRET"],
+            users=USERS,
+            clock=clock,
+        )
         self._oauth = OAuthServer(self.store, lambda _: self.expires_in)
         self._handler = _QuietHandler if quiet else WSGIRequestHandler
         self._server: BaseWSGIServer | None = None
@@ -92,12 +99,7 @@ class Sandbox:
     @property
     def environ(self) -> dict[str, str]:
         """The settings that make a client or a blueprint use this sandbox."""
-        return {
-            "BAKRYPT_URL": self.url,
-            "BAKRYPT_TOKEN": TOKEN,
-            "BAKRYPT_CLIENT_ID": CLIENT_ID,
-            "BAKRYPT_CLIENT_SECRET": CLIENT_SECRET,
-        }
+        return {"BAKRYPT_URL": self.url, **CREDENTIALS}
 
     def _create_app(self) -> Flask:
         app = Flask(__name__, static_folder=None)
@@ -126,7 +128,7 @@ class Sandbox:
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "token" or not secret:
             return _unauthorized("Authentication credentials were not provided.", "Token")
-        if not hmac.compare_digest(secret.encode(), TOKEN.encode()):
+        if not hmac.compare_digest(secret.encode(), CREDENTIALS["BAKRYPT_TOKEN"].encode()):
             return _unauthorized("Invalid token.", "Token")
         return jsonify(self._oauth.exchange(ACCOUNT))
 

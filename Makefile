@@ -1,0 +1,33 @@
+PYTHON ?= python3
+PORT ?= 5000
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint wheel clean
+
+run: $(VENV)/run ## Start the app with the embedded sandbox, and print its address.
+	$(BIN)/flask run --port $(PORT)
+
+test: $(VENV)/dev ## Run all tests.
+	$(BIN)/pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/dev
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+
+$(VENV)/run: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/dev: $(VENV)/run
+	$(BIN)/pip install --quiet --editable .[dev]
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist

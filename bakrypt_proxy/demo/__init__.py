@@ -1,0 +1,37 @@
+"""A page to try the proxy with: get a token, watch it, refresh it, and upload a file with it."""
+
+from collections.abc import Mapping
+
+from flask import Blueprint, Response, render_template
+
+
+def create_demo(
+    *, network: str, api_url: str, auth: str = "bakrypt", users: Mapping[str, str] | None = None, uploads: bool = False
+) -> Blueprint:
+    """Return a blueprint with the page at `/`.
+
+    `auth` is the name under which the proxy's blueprint is registered, `api_url` the origin of the API that its tokens
+    open. `users` are made-up names and passwords to show; `uploads` offers to upload a file to that API.
+    """
+    demo = Blueprint(
+        "demo", __name__, template_folder="templates", static_folder="static", static_url_path="/demo-static"
+    )
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors 'none'; connect-src 'self' {api_url}"
+    )
+
+    @demo.get("/")
+    def page() -> str:
+        return render_template(
+            "demo.html", network=network, api_url=api_url, auth=auth, users=users or {}, uploads=uploads
+        )
+
+    @demo.after_request
+    def protect(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = policy
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    return demo
