@@ -16,8 +16,8 @@ from .settings import Settings
 from .transport import open_session
 from .types import AccessToken
 
-TIMEOUTS = (TimeoutError, requests.Timeout, Urllib3TimeoutError)
-TLS_FAILURES = (ssl.SSLError, SSLError)
+_TIMEOUTS = (TimeoutError, requests.Timeout, Urllib3TimeoutError)
+_TLS_FAILURES = (ssl.SSLError, SSLError)
 
 
 class BakryptClient:
@@ -135,12 +135,12 @@ def _check_text(name: str, value: str) -> None:
 def _no_answer(error: OSError | HTTPError) -> UpstreamFailedError:
     """Name the kind of failure; the detail quotes the operating system alone, for requests may quote a header."""
     chain = list(_causes(error))
-    if any(isinstance(cause, TIMEOUTS) for cause in chain):
-        description = "bakrypt did not answer in time"
-    elif any(isinstance(cause, TLS_FAILURES) for cause in chain):
+    if any(isinstance(cause, _TLS_FAILURES) for cause in chain):
         description = "no secure connection to bakrypt"
-    elif any(isinstance(cause, NewConnectionError) for cause in chain):
+    elif any(isinstance(cause, NewConnectionError) for cause in chain):  # before timeouts: urllib3 counts it as one
         description = "bakrypt could not be reached"
+    elif any(isinstance(cause, _TIMEOUTS) for cause in chain):
+        description = "bakrypt did not answer in time"
     else:
         description = "bakrypt's reply broke off or could not be read"
     root = chain[-1]

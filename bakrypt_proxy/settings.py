@@ -136,8 +136,9 @@ def _network(value: object) -> str:
 
 
 def _url(value: object) -> str:
+    text = _text(value)
     try:
-        parts = urlsplit(_text(value))
+        parts = urlsplit(text)
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
         raise ValueError("is not an address: set an origin such as https://bakrypt.example") from None

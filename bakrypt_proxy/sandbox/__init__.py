@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ from .oauth import SCOPES, OAuthServer, TokenStore
 
 HOST = "127.0.0.1"
 ACCOUNT = "account"
+_POLL_INTERVAL = 0.05  # seconds until a closed sandbox notices
 USERS = {"alice": "alice-password", "bob": "bob-password"}
 CREDENTIALS = {
     "BAKRYPT_TOKEN": "sandbox-token",
@@ -64,7 +66,8 @@ class Sandbox:
     def listen(self, port: int = 0) -> Self:
         """Serve in a thread of its own, on a free port unless one is named."""
         self._server = make_server(HOST, port, self._create_app(), threaded=True, request_handler=self._handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="bakrypt-sandbox", daemon=True)
+        serve = partial(self._server.serve_forever, poll_interval=_POLL_INTERVAL)
+        self._thread = threading.Thread(target=serve, name="bakrypt-sandbox", daemon=True)
         self._thread.start()
         return self
 

@@ -74,11 +74,13 @@ class TokenStore(RequestValidator):
 
     def validate_bearer_token(self, token: str | None, scopes: list[str], request: Request) -> bool:
         """Say whether an access token is alive, and whose it is."""
-        issued = self._issued.get(token or "")
-        if issued is None or self._clock() >= issued.expires_at:
-            return False
-        request.user = issued.username
-        return True
+        request.user = self.owner(token)
+        return request.user is not None
+
+    def owner(self, access_token: str | None) -> str | None:
+        """Return whose a living access token is."""
+        issued = self._issued.get(access_token or "")
+        return None if issued is None or self._clock() >= issued.expires_at else issued.username
 
     def validate_grant_type(self, *_: Any, **__: Any) -> bool:
         """Say that the one client may use both grants."""

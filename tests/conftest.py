@@ -1,0 +1,86 @@
+"""Fixtures: a sandbox, an app against it, and real sockets for both."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from misbehaving import Upstream
+from werkzeug.serving import make_server
+
+from bakrypt_proxy import BakryptClient, Settings, create_blueprint
+from bakrypt_proxy.sandbox import Sandbox
+
+CreateApp = Callable[..., Flask]
+Serve = Callable[[Flask], AbstractContextManager[str]]
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own settings, proxies and CA bundles out of the tests."""
+    for name in ("TOKEN", "TOKEN_FILE", "CLIENT_ID", "CLIENT_SECRET", "CLIENT_SECRET_FILE", "NETWORK", "URL"):
+        monkeypatch.delenv(f"BAKRYPT_{name}", raising=False)
+    for name in ("EXCHANGE_PUBLIC", "ALLOWED_ORIGINS", "TIMEOUT"):
+        monkeypatch.delenv(f"BAKRYPT_{name}", raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox on a free port."""
+    with Sandbox().listen() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def bakrypt(sandbox: Sandbox) -> Iterator[BakryptClient]:
+    """A client of the sandbox."""
+    with BakryptClient(Settings.from_mapping(sandbox.environ)) as bakrypt:
+        yield bakrypt
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """An upstream that does what a test tells it to."""
+    with Upstream() as upstream:
+        yield upstream
+
+
+def create_app(config: Mapping[str, object], **arguments: Any) -> Flask:
+    """Make a host app with the blueprint, as a user of the package would."""
+    app = Flask("host")
+    app.config.from_mapping(config)
+    arguments.setdefault("authorize", lambda: True)
+    app.register_blueprint(create_blueprint(**arguments))
+    return app
+
+
+@pytest.fixture
+def app(sandbox: Sandbox) -> Flask:
+    """A host app against the sandbox, whose exchange is open."""
+    return create_app(sandbox.environ)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A caller of that app."""
+    return app.test_client()
+
+
+@contextmanager
+def serve(app: Flask) -> Iterator[str]:
+    """Serve an app over a real socket and give its address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

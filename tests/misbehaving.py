@@ -1,0 +1,170 @@
+"""An upstream over real sockets that misbehaves on request."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs
+
+TOKEN_REPLY = {
+    "access_token": "an-access-token",
+    "expires_in": 36000,
+    "token_type": "Bearer",
+    "scope": "read write",
+    "refresh_token": "a-refresh-token",
+}
+
+
+@dataclass
+class Received:
+    """A request as it came in."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+
+    @property
+    def form(self) -> dict[str, list[str]]:
+        """The fields of a form."""
+        return parse_qs(self.body.decode(), keep_blank_values=True, strict_parsing=True)
+
+
+Behaviour = Callable[["Upstream", socket.socket, Received], None]
+
+
+@dataclass
+class Upstream:
+    """Answers each request with `behave`, which may close the connection; else it is kept alive."""
+
+    behave: Behaviour = field(default_factory=lambda: replying(200, TOKEN_REPLY))
+    requests: list[Received] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.stopped = threading.Event()
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._open:
+            _end(connection)
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def url(self) -> str:
+        """The address to give as `BAKRYPT_URL`."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Settings with credentials of its own for everything."""
+        return {
+            "BAKRYPT_URL": self.url,
+            "BAKRYPT_TOKEN": "planted-exchange-secret",
+            "BAKRYPT_CLIENT_ID": "planted-client-id",
+            "BAKRYPT_CLIENT_SECRET": "planted-client-secret",
+            "BAKRYPT_TIMEOUT": "1",
+        }
+
+    def _accept(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection, len(self._open)))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        with connection, connection.makefile("rb") as stream:
+            try:
+                while (received := _receive(stream, number)) is not None:
+                    self.requests.append(received)
+                    self.behave(self, connection, received)
+            except OSError:
+                return
+
+
+def _receive(stream: socket.SocketIO, number: int) -> Received | None:  # type: ignore[type-arg,unused-ignore]
+    line = stream.readline().decode("latin-1").strip()
+    if not line:
+        return None
+    headers: dict[str, str] = {}
+    while header := stream.readline().decode("latin-1").strip():
+        name, _, value = header.partition(":")
+        headers[name.lower()] = value.strip()
+    body = stream.read(int(headers.get("content-length", "0")))
+    return Received(line, headers, body or b"", number)
+
+
+def _end(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
+def head(status: int, length: int, *headers: str) -> bytes:
+    """Write the head of a reply."""
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {length}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def replying(status: int, body: object, *headers: str) -> Behaviour:
+    """Reply with a body; what is not bytes is sent as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = "Content-Type: text/html" if isinstance(body, bytes) else "Content-Type: application/json"
+    return lambda upstream, connection, _: connection.sendall(head(status, len(content), kind, *headers) + content)
+
+
+def hang(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+    """Never answer."""
+    upstream.stopped.wait()
+
+
+def drip_body(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+    """Send a byte a while, so that no single read ever times out."""
+    connection.sendall(head(200, 1000))
+    _drip(upstream, connection)
+
+
+def drip_head(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+    """The same with the headers."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+    _drip(upstream, connection)
+
+
+def _drip(upstream: Upstream, connection: socket.socket) -> None:
+    while not upstream.stopped.wait(0.2):
+        connection.sendall(b" ")
+
+
+def close_half_way(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+    """Break off in the middle of the body."""
+    connection.sendall(head(200, 1000) + b'{"access_token": "half')
+    _end(connection)
+
+
+def close_at_once(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+    """Close without a byte."""
+    _end(connection)
+
+
+def echo_as_error(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+    """Repeat the caller's credentials in a refusal, as a careless server might."""
+    said = f"{received.headers.get('authorization')} {received.body.decode()}"
+    replying(400, {"error": "invalid_request", "error_description": said})(upstream, connection, received)

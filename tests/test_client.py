@@ -1,0 +1,289 @@
+"""The client asks what is documented, hands back what came, and takes every precaution on the way."""
+
+import os
+import threading
+import traceback
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import create_app
+from misbehaving import TOKEN_REPLY, Received, Upstream, close_at_once, replying
+
+from bakrypt_proxy import (
+    BakryptClient,
+    BakryptError,
+    CredentialsRefusedError,
+    InvalidRequestError,
+    Settings,
+    SettingsError,
+    UpstreamFailedError,
+    UpstreamRefusedError,
+)
+from bakrypt_proxy.sandbox import Sandbox
+
+AWKWARD = ["a b", "a&b=c", "a+b", "100%", "%41", "é ü ß", "密码", "🔑 key", 'quote"\\', " padded ", "tab\t", "\x7f"]
+
+
+@pytest.fixture
+def to_upstream(upstream: Upstream) -> BakryptClient:
+    """A client of the upstream that a test commands."""
+    return BakryptClient(Settings.from_mapping(upstream.environ))
+
+
+def test_exchange_is_an_empty_post_with_the_token_header(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """The documented request, to the letter."""
+    assert to_upstream.exchange() == TOKEN_REPLY
+    (received,) = upstream.requests
+    assert received.line == "POST /auth/exchange/ HTTP/1.1"
+    assert received.headers["authorization"] == "Token planted-exchange-secret"
+    assert received.headers["content-type"] == "application/json"
+    assert received.headers["content-length"] == "0"
+    assert received.body == b""
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_password_arrives_intact(upstream: Upstream, to_upstream: BakryptClient, text: str) -> None:
+    """Names and passwords are form-encoded, whatever is in them."""
+    assert to_upstream.password(text, text[::-1]) == TOKEN_REPLY
+    (received,) = upstream.requests
+    assert received.line == "POST /auth/token/ HTTP/1.1"
+    assert received.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert "authorization" not in received.headers
+    assert received.form == {
+        "client_id": ["planted-client-id"],
+        "client_secret": ["planted-client-secret"],
+        "username": [text],
+        "password": [text[::-1]],
+        "grant_type": ["password"],
+    }
+
+
+def test_refresh_sends_the_refresh_grant(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """RFC 6749 section 6, with the client's credentials in the form."""
+    to_upstream.refresh("r+/=")
+    assert upstream.requests[0].form == {
+        "client_id": ["planted-client-id"],
+        "client_secret": ["planted-client-secret"],
+        "refresh_token": ["r+/="],
+        "grant_type": ["refresh_token"],
+    }
+
+
+def test_unknown_members_pass_through(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """What bakrypt adds to its reply is not ours to drop."""
+    reply = TOKEN_REPLY | {"id_token": "x", "nested": {"list": [1, 2.5, None, True, "ü"]}}
+    upstream.behave = replying(200, reply)
+    assert to_upstream.exchange() == reply
+
+
+def test_against_the_sandbox(bakrypt: BakryptClient) -> None:
+    """All three grants, against the engine that bakrypt's own is built on."""
+    token = bakrypt.password("alice", "alice-password")
+    assert token["token_type"] == "Bearer"
+    assert bakrypt.refresh(token["refresh_token"])["access_token"] != token["access_token"]
+    assert bakrypt.exchange()["expires_in"] == 36000
+    with pytest.raises(UpstreamRefusedError) as caught:
+        bakrypt.refresh(token["refresh_token"])
+    assert (caught.value.status, caught.value.response) == (400, {"error": "invalid_grant"})
+
+
+def test_missing_credentials_are_named() -> None:
+    """The error says what to set, and nothing is sent."""
+    bakrypt = BakryptClient(Settings())
+    with pytest.raises(SettingsError, match="set BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE"):
+        bakrypt.exchange()
+    with pytest.raises(SettingsError, match="set BAKRYPT_CLIENT_ID"):
+        bakrypt.password("a", "b")
+    with pytest.raises(SettingsError, match="set BAKRYPT_CLIENT_SECRET or BAKRYPT_CLIENT_SECRET_FILE"):
+        BakryptClient(Settings(client_id="id")).refresh("r")
+
+
+def test_half_a_surrogate_pair_is_refused_without_being_quoted(bakrypt: BakryptClient) -> None:
+    """UTF-8 cannot carry it, and Python's error would carry the password."""
+    with pytest.raises(InvalidRequestError, match="password is not valid Unicode") as caught:
+        bakrypt.password("alice", "secret\ud800")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_netrc_does_not_replace_the_token(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A default entry in ~/.netrc would replace the Authorization header, were requests left to itself."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    plain = requests.post(upstream.url, headers={"Authorization": "Token t"}, timeout=5)
+    assert plain.ok
+    assert upstream.requests[0].headers["authorization"].startswith("Basic ")  # the fault is real
+
+    BakryptClient(Settings.from_mapping(upstream.environ)).exchange()
+    assert upstream.requests[1].headers["authorization"] == "Token planted-exchange-secret"
+
+
+def test_no_cookie_goes_from_one_call_to_the_next(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """One user's upstream session must not be replayed in the next user's call."""
+    upstream.behave = replying(200, TOKEN_REPLY, "Set-Cookie: sessionid=alice; Path=/")
+    to_upstream.password("alice", "a")
+    to_upstream.password("bob", "b")
+    assert len(upstream.requests) == 2
+    assert "cookie" not in upstream.requests[1].headers
+
+
+def test_connections_are_kept_alive(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """A second call costs no second connection."""
+    to_upstream.exchange()
+    to_upstream.exchange()
+    assert [received.connection for received in upstream.requests] == [1, 1]
+
+
+class ClosingWhenReused:
+    """Answers the first request of a connection, and closes it at the second without a byte."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def __call__(self, upstream: Upstream, connection: object, received: Received) -> None:
+        """Behave."""
+        behave = close_at_once if received.connection in self.seen else replying(200, TOKEN_REPLY)
+        self.seen.add(received.connection)
+        behave(upstream, connection, received)  # type: ignore[arg-type]
+
+
+def test_a_connection_closed_while_idle_is_tried_once_more(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """The race with an upstream that ends idle connections is nobody's failure."""
+    upstream.behave = ClosingWhenReused()
+    to_upstream.exchange()
+    assert to_upstream.exchange() == TOKEN_REPLY
+    assert [received.connection for received in upstream.requests] == [1, 1, 2]
+
+
+def test_a_new_connection_is_not_tried_again(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """Only a kept-alive connection may have been stale; a closed new one is upstream's answer."""
+    upstream.behave = close_at_once
+    with pytest.raises(UpstreamFailedError):
+        to_upstream.exchange()
+    assert len(upstream.requests) == 1
+
+
+def test_nothing_is_tried_again_after_the_first_byte(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """A reply that broke off may stand for a password that was counted."""
+
+    def break_off(upstream: Upstream, connection: object, received: Received) -> None:
+        connection.sendall(b"HTT")  # type: ignore[attr-defined]
+        close_at_once(upstream, connection, received)  # type: ignore[arg-type]
+
+    to_upstream.exchange()
+    upstream.behave = break_off
+    with pytest.raises(UpstreamFailedError):
+        to_upstream.exchange()
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+def test_an_answer_is_never_asked_for_again(upstream: Upstream, to_upstream: BakryptClient, status: int) -> None:
+    """A hidden second try of a wrong password would lock the account."""
+    upstream.behave = replying(status, {"error": "invalid_grant"}, "Retry-After: 0")
+    with pytest.raises(BakryptError):
+        to_upstream.password("alice", "wrong")
+    assert len(upstream.requests) == 1
+
+
+def test_proxy_and_environment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is used for the world and not for loopback."""
+    with Upstream() as proxy:
+        proxy.behave = replying(502, b"no such host")
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        BakryptClient(Settings.from_mapping(upstream.environ)).exchange()
+        assert proxy.requests == []
+        with pytest.raises(UpstreamFailedError):
+            BakryptClient(Settings(url="https://bakrypt.invalid", token="t", timeout=1)).exchange()
+        assert proxy.requests[0].line.startswith("CONNECT bakrypt.invalid:443 ")
+
+
+def test_a_missing_ca_bundle_is_a_failure_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """requests raises a bare OSError for it."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    with pytest.raises(UpstreamFailedError):
+        BakryptClient(Settings(url="https://127.0.0.1:9", token="t", timeout=1)).exchange()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the upstream has threads; the child uses none
+def test_a_forked_process_opens_its_own_connections(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """Two processes on one socket would read each other's tokens."""
+    to_upstream.exchange()
+    child = os.fork()
+    if child == 0:
+        try:
+            to_upstream.exchange()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    to_upstream.exchange()
+    assert [received.connection for received in upstream.requests] == [1, 2, 1]
+
+
+def test_many_threads_share_a_client(sandbox: Sandbox, bakrypt: BakryptClient) -> None:
+    """Each caller gets the reply to its own question."""
+    mixed_up: list[str] = []
+
+    def work(name: str) -> None:
+        for _ in range(10):
+            token = bakrypt.password(name, f"{name}-password")["access_token"]
+            if sandbox.store.owner(token) != name:
+                mixed_up.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ["alice", "bob"] * 8]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mixed_up == []
+    assert sandbox.calls["/auth/token/"] == 160
+
+
+def test_a_session_of_ones_own_is_used_and_left_open(upstream: Upstream) -> None:
+    """Users' adapters and test tools hook in there."""
+    closed: list[bool] = []
+
+    class Session(requests.Session):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    with Session() as session:
+        session.headers["User-Agent"] = "mine"
+        with BakryptClient(Settings.from_mapping(upstream.environ), session=session) as bakrypt:
+            bakrypt.exchange()
+        assert closed == []
+    assert upstream.requests[0].headers["user-agent"] == "mine"
+
+
+def test_a_closed_client_can_be_used_again(bakrypt: BakryptClient) -> None:
+    """Closing is about connections, not about the object."""
+    bakrypt.exchange()
+    bakrypt.close()
+    assert bakrypt.exchange()["token_type"] == "Bearer"
+
+
+def test_refused_credentials_name_the_settings_for_the_log(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """The caller hears that it is the server's fault, the log hears which setting."""
+    upstream.behave = replying(401, {"detail": "Invalid token."})
+    with pytest.raises(CredentialsRefusedError) as caught:
+        to_upstream.exchange()
+    assert "BAKRYPT_TOKEN" in caught.value.detail
+    assert "BAKRYPT_TOKEN" not in str(caught.value)
+    assert "planted" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_client_shows_no_secret() -> None:
+    """Neither itself nor its settings."""
+    assert repr(BakryptClient(Settings(token="planted"))) == "BakryptClient(https://testnet.bakrypt.io)"
+
+
+def test_a_closed_blueprint_registration_costs_no_call(sandbox: Sandbox) -> None:
+    """Registering the blueprint asks nothing of bakrypt."""
+    create_app(sandbox.environ)
+    assert not sandbox.calls

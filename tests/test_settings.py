@@ -1,0 +1,181 @@
+"""Settings are read once, checked together, and never shown where they are secret."""
+
+from pathlib import Path
+
+import pytest
+
+from bakrypt_proxy import Settings, SettingsError
+
+SECRET = "planted-secret"
+
+
+def read(**settings: object) -> Settings:
+    """Read settings by their names without the prefix."""
+    return Settings.from_mapping({f"BAKRYPT_{name.upper()}": value for name, value in settings.items()})
+
+
+def problems(**settings: object) -> tuple[str, ...]:
+    """Return what is wrong with settings."""
+    with pytest.raises(SettingsError) as caught:
+        read(**settings)
+    return caught.value.problems
+
+
+def test_defaults() -> None:
+    """Nothing set means testnet, closed, without credentials."""
+    settings = Settings.from_mapping({})
+    assert settings == Settings()
+    assert settings.url == "https://testnet.bakrypt.io"
+    assert settings.token is settings.client_id is settings.client_secret is None
+    assert settings.exchange_public is False
+    assert settings.allowed_origins == frozenset()
+    assert settings.timeout == 10
+
+
+def test_the_first_source_wins_and_none_is_absent() -> None:
+    """`app.config` goes before the environment; an empty string there switches a setting off."""
+    environ = {"BAKRYPT_TOKEN": "from-environ", "BAKRYPT_CLIENT_ID": "from-environ", "BAKRYPT_CLIENT_SECRET": "s"}
+    config = {"BAKRYPT_TOKEN": "from-config", "BAKRYPT_CLIENT_ID": None, "BAKRYPT_CLIENT_SECRET": ""}
+    settings = Settings.from_mapping(config, environ)
+    assert (settings.token, settings.client_id, settings.client_secret) == ("from-config", "from-environ", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("network", "mainnet", "url", "https://bakrypt.io"),
+        ("network", "testnet", "url", "https://testnet.bakrypt.io"),
+        ("url", "https://bakrypt.example/", "url", "https://bakrypt.example"),
+        ("url", "https://Bakrypt.example:8443", "url", "https://bakrypt.example:8443"),
+        ("url", "http://127.0.0.1:5001", "url", "http://127.0.0.1:5001"),
+        ("url", "http://[::1]:5001", "url", "http://[::1]:5001"),
+        ("url", "http://localhost", "url", "http://localhost"),
+        ("token", "1234567890", "token", "1234567890"),
+        ("token", " padded\n", "token", "padded"),
+        ("exchange_public", "true", "exchange_public", True),
+        ("exchange_public", "Off", "exchange_public", False),
+        ("exchange_public", False, "exchange_public", False),
+        ("exchange_public", True, "exchange_public", True),
+        ("timeout", "2.5", "timeout", 2.5),
+        ("timeout", 3, "timeout", 3.0),
+        (
+            "allowed_origins",
+            "https://a.example, http://localhost:5173,,http://[::1]:80,capacitor://localhost",
+            "allowed_origins",
+            None,
+        ),
+        ("allowed_origins", ["https://a.example"], "allowed_origins", frozenset({"https://a.example"})),
+    ],
+)
+def test_good_values(name: str, value: object, field: str, expected: object) -> None:
+    """What is right is read as it is meant."""
+    if name == "allowed_origins" and expected is None:
+        assert problems(allowed_origins=value)[0].endswith("leave :80 out, as browsers do")
+        return
+    assert getattr(read(**{name: value}), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("network", "main", "set mainnet or testnet"),
+        ("network", "sandbox", "app.py"),
+        ("url", "http://bakrypt.example", "use https"),
+        ("url", "https://bakrypt.example/auth", "an origin alone"),
+        ("url", "https://user:planted-secret@bakrypt.example", "an origin alone"),
+        ("url", "https://bakrypt.example?x=1", "an origin alone"),
+        ("url", "ftp://bakrypt.example", "an origin alone"),
+        ("url", "bakrypt.example", "an origin alone"),
+        ("url", "https://[planted-secret", "set an origin such as"),
+        ("url", "https://bakrypt.example:port", "set an origin such as"),
+        ("url", 5, "must be text"),
+        ("token", 1234567890, "must be text"),
+        ("token", "Token planted-secret", "paste the secret alone"),
+        ("token", "planted-secret\r\nX-Injected: 1", "paste the secret alone"),
+        ("token", "planted-secret-é", "paste the secret alone"),
+        ("client_id", "planted secret", "paste the secret alone"),
+        ("client_secret", "planted\x00secret", "paste the secret alone"),
+        ("exchange_public", "perhaps", "true or false"),
+        ("exchange_public", 2, "true or false"),
+        ("timeout", "0", "above 0"),
+        ("timeout", "-1", "above 0"),
+        ("timeout", "nan", "above 0"),
+        ("timeout", "inf", "above 0"),
+        ("timeout", "601", "up to 600"),
+        ("timeout", True, "above 0"),
+        ("timeout", "soon", "above 0"),
+        ("allowed_origins", "*", "no *"),
+        ("allowed_origins", "https://*.example", "no *"),
+        ("allowed_origins", "https://a.example/", "no slash at the end"),
+        ("allowed_origins", "https://A.example", "lower case"),
+        ("allowed_origins", "null", "such as https://shop.example.com"),
+        ("allowed_origins", "https://a.example:443", "leave :443 out"),
+        ("allowed_origins", 7, "separated by commas"),
+        ("token_file", "/nowhere/planted-secret", "cannot be read"),
+        ("token_file", "/", "cannot be read"),
+    ],
+)
+def test_bad_values(name: str, value: object, remedy: str) -> None:
+    """What is wrong is reported with its name and the remedy, and without its secret."""
+    (problem,) = problems(**{name: value})
+    assert problem.startswith(f"BAKRYPT_{name.upper()} ")
+    assert remedy in problem
+    assert SECRET not in problem
+
+
+def test_all_problems_together() -> None:
+    """One look is enough to put everything right."""
+    found = problems(url="http://bakrypt.example", token="a b", timeout="x", allowed_origins="*")
+    assert [problem.split()[0] for problem in found] == [
+        "BAKRYPT_URL",
+        "BAKRYPT_TOKEN",
+        "BAKRYPT_ALLOWED_ORIGINS",
+        "BAKRYPT_TIMEOUT",
+    ]
+
+
+@pytest.mark.parametrize("name", ["token", "client_secret"])
+def test_a_secret_from_a_file(tmp_path: Path, name: str) -> None:
+    """A mounted secret is read without the line break that editors leave at its end."""
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n")
+    assert getattr(read(**{f"{name}_file": str(path)}), name) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"), [(b" \n", "empty"), (b"\xff\xfe", "not text"), (b"planted secret", "paste the secret alone")]
+)
+def test_a_bad_secret_file(tmp_path: Path, content: bytes, remedy: str) -> None:
+    """A file that holds no secret is reported under the setting that names it."""
+    path = tmp_path / "planted-secret"
+    path.write_bytes(content)
+    (problem,) = problems(token_file=str(path))
+    assert problem.startswith("BAKRYPT_TOKEN_FILE ")
+    assert remedy in problem
+    assert "planted" not in problem
+
+
+def test_a_secret_and_its_file(tmp_path: Path) -> None:
+    """Which of the two was meant is not guessed."""
+    path = tmp_path / "secret"
+    path.write_text("other")
+    (problem,) = problems(token=SECRET, token_file=str(path))
+    assert problem == "BAKRYPT_TOKEN and BAKRYPT_TOKEN_FILE are both set: keep one of them"
+
+
+def test_settings_are_frozen_and_masked() -> None:
+    """A secret shows in no repr, and nothing changes after start."""
+    settings = read(token=SECRET, client_id="an-id", client_secret=SECRET)
+    assert SECRET not in repr(settings)
+    assert "token='***'" in repr(settings)
+    with pytest.raises(AttributeError):
+        settings.token = "other"  # type: ignore[misc]
+
+
+def test_settings_made_by_hand_are_checked_too() -> None:
+    """A secret with a line break never gets as far as requests, which would quote it."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(token="planted-secret\nX: y")
+    assert SECRET not in str(caught.value)
+    with pytest.raises(SettingsError):
+        Settings(url="http://bakrypt.example")
