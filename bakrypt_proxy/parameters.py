@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
 from flask import Request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from .errors import InvalidRequestError
 
@@ -44,8 +45,12 @@ def read_parameters(request: Request) -> Parameters:
 
     Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
     """
-    request.max_content_length = min(request.max_content_length or MAX_BODY, MAX_BODY)
+    limit = min(request.max_content_length or MAX_BODY, MAX_BODY)
+    # One more than allowed: werkzeug cuts a chunked body off at its limit without a word.
+    request.max_content_length = limit + 1
     body = request.get_data()
+    if len(body) > limit:
+        raise RequestEntityTooLarge
     # A host's CSRF check may have read the form already, and then no body is left.
     form = list(request.form.items(multi=True))
     if not body and not form:

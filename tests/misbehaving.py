@@ -1,12 +1,13 @@
 """An upstream over real sockets that misbehaves on request."""
 
+import contextlib
 import json
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 from urllib.parse import parse_qs
 
 TOKEN_REPLY = {
@@ -99,7 +100,7 @@ class Upstream:
                 return
 
 
-def _receive(stream: socket.SocketIO, number: int) -> Received | None:  # type: ignore[type-arg,unused-ignore]
+def _receive(stream: BinaryIO, number: int) -> Received | None:
     line = stream.readline().decode("latin-1").strip()
     if not line:
         return None
@@ -108,14 +109,12 @@ def _receive(stream: socket.SocketIO, number: int) -> Received | None:  # type: 
         name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
     body = stream.read(int(headers.get("content-length", "0")))
-    return Received(line, headers, body or b"", number)
+    return Received(line, headers, body, number)
 
 
 def _end(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
 
 
 def head(status: int, length: int, *headers: str) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import requests
 from conftest import create_app, serve
-from flask import Blueprint, Flask, abort, redirect, request
+from flask import Blueprint, Flask, Response, abort, redirect, request
 from flask.testing import FlaskClient
+from flask.typing import ResponseReturnValue
 from misbehaving import TOKEN_REPLY, Upstream, replying
-from werkzeug.wrappers import Response
 
 from bakrypt_proxy import BakryptClient, Settings, SettingsError, create_blueprint
 from bakrypt_proxy.sandbox import Sandbox
@@ -164,7 +164,10 @@ def test_a_large_body_of_unknown_length(app: Flask) -> None:
     """A chunked body is cut off as it comes in."""
     with serve(app) as url:
         reply = requests.post(
-            f"{url}/auth/token/", data=iter([b" " * 40_000] * 2), headers={"Content-Type": "application/json"}, timeout=5
+            f"{url}/auth/token/",
+            data=iter([b" " * 40_000] * 2),
+            headers={"Content-Type": "application/json"},
+            timeout=5,
         )
     assert reply.status_code == 413
     assert reply.json()["error"] == "invalid_request"
@@ -408,7 +411,11 @@ def test_the_routes_are_listed_for_tools(app: Flask) -> None:
 def test_the_view_may_be_wrapped(app: Flask) -> None:
     """What a limiter or a login extension does to a view works here too."""
     view = app.view_functions["bakrypt.token"]
-    app.view_functions["bakrypt.token"] = lambda: Response("wrapped", 418) if request.json == {} else view()
+
+    def wrapped() -> ResponseReturnValue:
+        return Response("wrapped", 418) if request.json == {} else app.ensure_sync(view)()
+
+    app.view_functions["bakrypt.token"] = wrapped
     client = app.test_client()
     assert client.post("/auth/token/", json={}).status_code == 418
     assert client.post("/auth/token/", json=ALICE).status_code == 200

@@ -107,9 +107,7 @@ def test_half_a_surrogate_pair_is_refused_without_being_quoted(bakrypt: BakryptC
     assert caught.value.__suppress_context__
 
 
-def test_netrc_does_not_replace_the_token(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_netrc_does_not_replace_the_token(upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A default entry in ~/.netrc would replace the Authorization header, were requests left to itself."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password else\n")
@@ -204,7 +202,7 @@ def test_proxy_and_environment(upstream: Upstream, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_ca_bundle_is_a_failure_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    """requests raises a bare OSError for it."""
+    """Requests raises a bare OSError for it."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
     with pytest.raises(UpstreamFailedError):
         BakryptClient(Settings(url="https://127.0.0.1:9", token="t", timeout=1)).exchange()

@@ -1,0 +1,186 @@
+"""The commands: JSON on standard output, errors on standard error, exit codes that a script can use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import create_app
+from flask import Flask
+from misbehaving import Upstream, echo_as_error, replying
+
+from bakrypt_proxy.sandbox import Sandbox
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_exchange_prints_json(app: Flask) -> None:
+    """Ready for jq."""
+    result = app.test_cli_runner().invoke(args=["bakrypt", "exchange"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["token_type"] == "Bearer"
+    assert result.stderr == ""
+
+
+def test_token_asks_for_the_password(app: Flask) -> None:
+    """Without echo, and not on standard output."""
+    result = app.test_cli_runner().invoke(args=["bakrypt", "token", "--username", "alice"], input="alice-password\n")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["token_type"] == "Bearer"
+    assert result.stderr.startswith("Password:")
+    assert "alice-password" not in result.output
+
+
+def test_token_reads_the_password_from_standard_input(app: Flask) -> None:
+    """For scripts."""
+    arguments = ["bakrypt", "token", "--username", "alice", "--password-stdin"]
+    result = app.test_cli_runner().invoke(args=arguments, input="alice-password\r\n")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["token_type"] == "Bearer"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        (["token", "--username", "alice", "--password-stdin"], "wrong\n", "invalid_grant: Invalid credentials given."),
+        (["token", "--username", "alice", "--password-stdin"], "", "the password is empty"),
+    ],
+)
+def test_errors_go_to_standard_error(app: Flask, arguments: list[str], given: str, message: str) -> None:
+    """Exit code 1, nothing on standard output."""
+    result = app.test_cli_runner().invoke(args=["bakrypt", *arguments], input=given)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == f"Error: {message}\n"
+
+
+def test_exchange_without_a_token_says_what_to_set() -> None:
+    """The remedy is in the message."""
+    result = create_app({}).test_cli_runner().invoke(args=["bakrypt", "exchange"])
+    assert result.exit_code == 1
+    assert "set BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE" in result.stderr
+
+
+def check(app: Flask) -> tuple[int, dict[str, str]]:
+    """Run the command and return its exit code and its lines by subject."""
+    result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
+    return result.exit_code, dict(line.split(None, 1) for line in result.stdout.splitlines())
+
+
+def test_check_of_a_good_set_up(app: Flask, sandbox: Sandbox) -> None:
+    """A line for each thing, and no user's password tried."""
+    code, lines = check(app)
+    assert code == 0
+    assert lines == {
+        "settings": f"ok: {sandbox.url}, timeout 10 s",
+        "gate": "exchange is open to those whom authorize lets in",
+        "upstream": "ok: it answers",
+        "exchange": "ok: BAKRYPT_TOKEN is accepted",
+        "token": "ok: BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted",
+    }
+
+
+def test_check_of_refused_credentials(sandbox: Sandbox) -> None:
+    """Each line names its settings."""
+    wrong = {"BAKRYPT_TOKEN": "planted-wrong", "BAKRYPT_CLIENT_SECRET": "planted-wrong"}
+    code, lines = check(create_app(sandbox.environ | wrong))
+    assert code == 1
+    assert lines["upstream"] == "ok: it answers"
+    assert "look at BAKRYPT_TOKEN" in lines["exchange"]
+    assert "look at BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET" in lines["token"]
+    assert "planted" not in str(lines)
+
+
+def test_check_of_an_upstream_that_is_away(upstream: Upstream) -> None:
+    """Whether the credentials are right, nobody can say then."""
+    upstream.behave = replying(503, b"down")
+    code, lines = check(create_app(upstream.environ))
+    assert code == 1
+    assert lines["upstream"].startswith("server_error: bakrypt failed (status 503)")
+    assert lines["exchange"] == lines["token"] == "unknown: upstream did not say"
+
+
+def test_check_of_one_way_alone(sandbox: Sandbox) -> None:
+    """An app that only exchanges needs no OAuth client."""
+    code, lines = check(create_app({key: sandbox.environ[key] for key in ("BAKRYPT_URL", "BAKRYPT_TOKEN")}))
+    assert code == 0
+    assert lines["token"].startswith("off: ")
+
+
+def test_check_without_credentials() -> None:
+    """Nothing to check is not a success."""
+    code, lines = check(create_app({}))
+    assert code == 1
+    assert lines["upstream"] == "not asked: no credentials are set"
+
+
+def test_check_of_an_unexpected_refusal(upstream: Upstream) -> None:
+    """A throttle is no statement on the credentials, nor a success."""
+    upstream.behave = replying(429, {"detail": "Slow."})
+    code, lines = check(create_app(upstream.environ))
+    assert code == 1
+    assert lines["exchange"] == lines["token"] == "too_many_requests: Slow."
+
+
+def test_an_upstream_that_repeats_the_secret_is_not_quoted(upstream: Upstream) -> None:
+    """Not even to the person at the terminal, whose terminal may be recorded."""
+    upstream.behave = echo_as_error
+    result = create_app(upstream.environ).test_cli_runner().invoke(args=["bakrypt", "check"])
+    assert "planted-client-secret" not in result.output
+    assert "planted-exchange-secret" not in result.output
+
+
+def flask(*arguments: str, environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run the flask command as a user would, in this repository."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_wrong_settings_are_a_list_and_no_traceback() -> None:
+    """`flask bakrypt check` and `flask run` alike say what to change."""
+    environ = {"BAKRYPT_NETWORK": "mainnet", "BAKRYPT_TIMEOUT": "x", "BAKRYPT_TOKEN": "planted secret"}
+    result = flask("bakrypt", "check", environ=environ)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "BAKRYPT_TIMEOUT is 'x'" in result.stderr
+    assert "BAKRYPT_TOKEN holds a space" in result.stderr
+    assert "planted" not in result.stderr
+
+
+def test_the_sandbox_runs_alone() -> None:
+    """It prints what to set, serves, and ends at CTRL+C."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flask", "bakrypt", "sandbox", "--port", "0", "--expires-in", "5"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    assert process.stdout is not None
+    with process:
+        environ: dict[str, str] = {}
+        for line in process.stdout:
+            if line.startswith("export "):
+                name, _, value = line.removeprefix("export ").strip().partition("=")
+                environ[name] = value
+            if line.startswith("Its users: "):
+                break
+        secret = environ["BAKRYPT_TOKEN"]
+        headers = {"Authorization": f"Token {secret}"}
+        reply = requests.post(f"{environ['BAKRYPT_URL']}/auth/exchange/", headers=headers, timeout=5)
+        assert reply.json()["expires_in"] == 5
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) in {1, 130}  # click's exit code for CTRL+C, or the shell's
