@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 
 .PHONY: run test lint wheel clean
 
-run: $(VENV)/run ## Start the app with the embedded sandbox, and print its address.
+run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
 
-test: $(VENV)/dev ## Run all tests.
+test: $(VENV)/dev
 	$(BIN)/pytest
 
 lint: $(VENV)/dev

@@ -2,19 +2,20 @@
 
 import json
 import logging
+from collections.abc import Iterable
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from flask.sansio.app import App
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
 
-from .cli import add_commands
+from .cli import add_commands, settings_error_explained
 from .client import BakryptClient
 from .errors import BakryptError, InvalidRequestError
 from .gate import Authorize
 from .parameters import read_parameters
-from .proxy import Proxy
+from .registration import Registration
 from .settings import Settings
 from .types import AccessToken, ErrorResponse
 
@@ -41,11 +42,13 @@ def create_blueprint(
     views = {"exchange": exchange, "token": token}
 
     def set_up(state: BlueprintSetupState) -> None:
-        full_name = f"{state.name_prefix}.{state.name}".lstrip(".")
-        proxy = Proxy.create(state.app, blueprint, settings=settings, client=client, authorize=authorize)
-        proxy.store(state.app, full_name)
-        for endpoint in views:
-            _match_every_method(state.app, f"{full_name}.{endpoint}")
+        with settings_error_explained():
+            registration = Registration.create(
+                state.app, blueprint, settings=settings, client=client, authorize=authorize
+            )
+        endpoints = [f"{state.name_prefix}.{state.name}.{view}".lstrip(".") for view in views]
+        registration.store(state.app, endpoints)
+        _match_every_method(state.app, endpoints)
 
     for endpoint, view in views.items():
         # Both spellings answer: a redirect to the slash would end a browser's preflight.
@@ -60,7 +63,10 @@ def create_blueprint(
     blueprint.before_request(check_request)
     blueprint.after_request(finish_reply)
     blueprint.register_error_handler(BakryptError, render_error)
+    # One by one, too: Flask prefers a handler of the host's for a code to one of ours for them all.
     blueprint.register_error_handler(HTTPException, render_http_error)
+    for code in default_exceptions:
+        blueprint.register_error_handler(code, render_http_error)
     blueprint.record(set_up)
     add_commands(blueprint)
     return blueprint
@@ -68,16 +74,16 @@ def create_blueprint(
 
 def exchange() -> Response:
     """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
-    proxy = _proxy()
-    proxy.gate.check_exchange()
+    registration = _registration()
+    registration.gate.check_exchange()
     # Without sharing each call gets a fresh token, so a rejected one needs nothing more than being well-formed.
     read_parameters(request).get("rejected_token")
-    return _reply(proxy.client.exchange())
+    return _reply(registration.client.exchange())
 
 
 def token() -> Response:
     """`POST /auth/token/`: a user's access token, by password or by refresh token."""
-    client = _proxy().client
+    client = _registration().client
     parameters = read_parameters(request)
     match parameters.get("grant_type"):
         case None | "password":
@@ -89,26 +95,34 @@ def token() -> Response:
 
 
 def check_request() -> Response | None:
-    """Before each view: answer a preflight, refuse other methods and pages of other sites."""
+    """Before each view of ours: answer a preflight, refuse other methods and pages of other sites."""
+    registration = Registration.find(request.endpoint)
+    if registration is None:  # a route that the host has added to the blueprint
+        return None
+    if request.method not in _METHODS:
+        raise MethodNotAllowed(_METHODS)
+    registration.gate.check_page(request)
     if request.method == "OPTIONS":
         return Response(status=204, headers={"Allow": ", ".join(_METHODS)})
-    if request.method != "POST":
-        raise MethodNotAllowed(_METHODS)
-    _proxy().gate.check_page(request)
     return None
 
 
 def finish_reply(response: Response) -> Response:
-    """After each view or error: no cache keeps it (RFC 6749 section 5.1), and allowed pages may read it."""
+    """After each view or error of ours: no cache keeps it (RFC 6749 section 5.1), and allowed pages may read it."""
+    registration = Registration.find(request.endpoint)
+    if registration is None:
+        return response
     response.headers["Cache-Control"] = "no-store"
     response.headers["Pragma"] = "no-cache"
-    return _proxy().gate.add_cors_headers(response)
+    return registration.gate.add_cors_headers(response)
 
 
 def render_error(error: BakryptError) -> Response:
     """Turn an error of ours into its reply; the log gets what the caller does not."""
     if error.status >= 500:
-        logger.error("%s: %s (%s)", request.endpoint, error, error.detail or "no detail")
+        logger.error("%s: %s", request.endpoint, error.explain())
+    elif error.detail:
+        logger.warning("%s: %s", request.endpoint, error.explain())
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
     return _reply(error.response, error.status, headers)
 
@@ -120,15 +134,18 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
     code = _ERROR_BY_STATUS.get(error.code, "server_error" if error.code >= 500 else "invalid_request")
     body: ErrorResponse = {"error": code}
     if error.description:
-        body["error_description"] = error.description
+        body["error_description"] = str(error.description)
     response = error.get_response()
     response.data = json.dumps(body)
     response.content_type = "application/json"
     return response
 
 
-def _proxy() -> Proxy:
-    return Proxy.load(request.blueprint or "")
+def _registration() -> Registration:
+    registration = Registration.find(request.endpoint)
+    if registration is None:
+        raise LookupError(f"{request.endpoint} is not an endpoint of this blueprint")
+    return registration
 
 
 def _reply(body: AccessToken | ErrorResponse, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -136,12 +153,16 @@ def _reply(body: AccessToken | ErrorResponse, status: int = 200, headers: dict[s
 
 
 class _EveryMethod(set[str]):
-    """A rule's methods as tools list them, yet every method matches: Flask's own 405 knows no `ErrorResponse`."""
+    """A rule's methods as tools list them, yet every method matches: Flask's own 405 knows no `ErrorResponse`.
+
+    Another view at the same path is reached only if its rule was added before.
+    """
 
     def __contains__(self, method: object) -> bool:
         return True
 
 
-def _match_every_method(app: App, endpoint: str) -> None:
-    for rule in app.url_map.iter_rules(endpoint):
-        rule.methods = _EveryMethod(rule.methods or ())
+def _match_every_method(app: App, endpoints: Iterable[str]) -> None:
+    for endpoint in endpoints:
+        for rule in app.url_map.iter_rules(endpoint):
+            rule.methods = _EveryMethod(rule.methods or ())

@@ -3,13 +3,15 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import click
 from flask import Blueprint
+from flask.cli import ScriptInfo
 
 from .errors import BakryptError, SettingsError, UpstreamFailedError, UpstreamRefusedError
-from .proxy import Proxy
+from .registration import Registration
 from .types import AccessToken
 
 
@@ -21,7 +23,7 @@ def add_commands(blueprint: Blueprint) -> None:
     def check() -> None:
         """Check settings, connection and credentials, a line each. The exit code is 1 if anything is wrong."""
         failed = False
-        for finding in _check(Proxy.load_for(blueprint)):
+        for finding in _check(Registration.find_for(blueprint)):
             click.echo(f"{finding.subject:<10}{finding.text}")
             failed |= not finding.passed
         if failed:
@@ -30,7 +32,7 @@ def add_commands(blueprint: Blueprint) -> None:
     @blueprint.cli.command()
     def exchange() -> None:
         """Exchange BAKRYPT_TOKEN for an access token and print it as JSON."""
-        _print_token(Proxy.load_for(blueprint).client.exchange)
+        _print_token(Registration.find_for(blueprint).client.exchange)
 
     @blueprint.cli.command()
     @click.option("--username", required=True, help="A user of bakrypt.")
@@ -43,7 +45,7 @@ def add_commands(blueprint: Blueprint) -> None:
             password = click.prompt("Password", hide_input=True, err=True)
         if not password:
             raise click.ClickException("the password is empty")
-        _print_token(lambda: Proxy.load_for(blueprint).client.password(username, password))
+        _print_token(lambda: Registration.find_for(blueprint).client.password(username, password))
 
     @blueprint.cli.command()
     @click.option("--port", default=5001, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
@@ -66,18 +68,27 @@ def add_commands(blueprint: Blueprint) -> None:
             for name, value in server.environ.items():
                 click.echo(f"export {name}={value}")
             click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in USERS.items()))
-            server.wait()
+            with suppress(KeyboardInterrupt):
+                server.wait()
+
+
+@contextmanager
+def settings_error_explained() -> Iterator[None]:
+    """Under the flask command, make a `SettingsError` a message: the list of problems without a traceback above it."""
+    try:
+        yield
+    except SettingsError as error:
+        context = click.get_current_context(silent=True)
+        if context is None or context.find_object(ScriptInfo) is None:
+            raise
+        raise click.ClickException(f"these settings need a change:\n{error.description}") from error
 
 
 def _print_token(grant: Callable[[], AccessToken]) -> None:
     try:
         click.echo(json.dumps(grant(), indent=2))
     except BakryptError as error:
-        raise click.ClickException(_explain(error)) from error
-
-
-def _explain(error: BakryptError) -> str:
-    return f"{error} ({error.detail})" if error.detail else str(error)
+        raise click.ClickException(error.explain()) from error
 
 
 class Finding(NamedTuple):
@@ -88,10 +99,10 @@ class Finding(NamedTuple):
     text: str
 
 
-def _check(proxy: Proxy) -> Iterator[Finding]:
-    settings, client = proxy.settings, proxy.client
+def _check(registration: Registration) -> Iterator[Finding]:
+    settings, client = registration.settings, registration.client
     yield Finding("settings", True, f"ok: {settings.url}, timeout {settings.timeout:g} s")
-    yield Finding("gate", True, proxy.gate.describe())
+    yield Finding("gate", True, registration.gate.describe())
     exchange_error = _attempt(client.exchange)
     # No user's password is tried: bakrypt looks at the client before it finds the refresh token wanting.
     token_error = _attempt(lambda: client.refresh("flask-bakrypt-check"))
@@ -115,7 +126,7 @@ def _upstream_finding(errors: list[BakryptError | None]) -> Finding:
         return Finding("upstream", False, "not asked: no credentials are set")
     for error in errors:
         if isinstance(error, UpstreamFailedError):
-            return Finding("upstream", False, _explain(error))
+            return Finding("upstream", False, error.explain())
     return Finding("upstream", True, "ok: it answers")
 
 
@@ -126,4 +137,4 @@ def _credentials_finding(subject: str, success: str, error: BakryptError | None)
         return Finding(subject, True, f"off: {error.description}")
     if isinstance(error, UpstreamFailedError):
         return Finding(subject, False, "unknown: upstream did not say")
-    return Finding(subject, False, _explain(error))
+    return Finding(subject, False, error.explain())

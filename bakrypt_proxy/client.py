@@ -16,6 +16,7 @@ from .settings import Settings
 from .transport import open_session
 from .types import AccessToken
 
+_NOT_CONFIGURED = "this server's credentials are not configured: set "
 _TIMEOUTS = (TimeoutError, requests.Timeout, Urllib3TimeoutError)
 _TLS_FAILURES = (ssl.SSLError, SSLError)
 
@@ -28,14 +29,15 @@ class BakryptClient:
     `CredentialsRefusedError` if it refuses the settings' credentials, `UpstreamFailedError` if there is no usable reply
     within `settings.timeout` seconds.
 
-    A `session` of your own is used as it is, and `close` leaves it open. No redirect is followed and no cookie kept.
+    A `session` of your own, with adapters, certificates and proxies of your own, is used as it is, and `close` leaves
+    it open; the deadline over the whole call and the retry of a stale connection are those of the client's own session.
     """
 
     def __init__(self, settings: Settings, *, session: requests.Session | None = None) -> None:
         self.settings = settings
         self._given_session = session
         self._own_session: requests.Session | None = None
-        self._owner = 0
+        self._pid = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings.url})"
@@ -56,7 +58,9 @@ class BakryptClient:
 
     def exchange(self) -> AccessToken:
         """Exchange the secret `BAKRYPT_TOKEN` for an access token ("Token Authentication" in the documentation)."""
-        token = _required(self.settings.token, "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
+        token = self.settings.token
+        if token is None:
+            raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
         headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
         return self._post(EXCHANGE, secret=token, headers=headers)
 
@@ -69,8 +73,9 @@ class BakryptClient:
         return self._grant({"refresh_token": refresh_token, "grant_type": "refresh_token"})
 
     def _grant(self, form: Mapping[str, str]) -> AccessToken:
-        client_id = _required(self.settings.client_id, "BAKRYPT_CLIENT_ID")
-        client_secret = _required(self.settings.client_secret, "BAKRYPT_CLIENT_SECRET or BAKRYPT_CLIENT_SECRET_FILE")
+        client_id, client_secret = self.settings.client_id, self.settings.client_secret
+        if client_id is None or client_secret is None:
+            raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_CLIENT_ID, and BAKRYPT_CLIENT_SECRET or its _FILE")
         for name, value in form.items():
             _check_text(name, value)
         form = {"client_id": client_id, "client_secret": client_secret, **form}
@@ -85,11 +90,12 @@ class BakryptClient:
         form: Mapping[str, str] | None = None,
     ) -> AccessToken:
         session = self._session()
-        request = requests.Request("POST", self.settings.url + endpoint.path, headers=headers, data=form)
-        request.headers["Accept"] = "application/json"
+        request = session.prepare_request(requests.Request("POST", self.settings.url + endpoint.path, data=form))
+        # Set last: a session of the caller's own may have read ~/.netrc.
+        request.headers.update({"Accept": "application/json", **(headers or {})})
         try:
-            reply = self._send(session, session.prepare_request(request))
-        except (OSError, HTTPError) as error:  # an OSError is what requests raises
+            reply = self._send(session, request)
+        except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors; http.client has ValueErrors
             raise _no_answer(error) from error
         return read_reply(endpoint, reply, secret)
 
@@ -101,6 +107,7 @@ class BakryptClient:
             stream=True,
             timeout=self.settings.timeout,
             verify=True if session.verify is None else session.verify,
+            cert=session.cert,
             proxies=session.proxies,
         ) as response:
             body = response.raw.read(MAX_BODY + 1, decode_content=True)
@@ -110,17 +117,11 @@ class BakryptClient:
         if self._given_session is not None:
             return self._given_session
         session = self._own_session
-        if session is None or self._owner != os.getpid():
+        if session is None or self._pid != os.getpid():
             # After a fork the old session's sockets belong to the parent.
             session = open_session(self.settings.url)
-            self._own_session, self._owner = session, os.getpid()
+            self._own_session, self._pid = session, os.getpid()
         return session
-
-
-def _required(value: str | None, names: str) -> str:
-    if value is None:
-        raise SettingsError(f"this server's credentials are not configured: set {names}")
-    return value
 
 
 def _check_text(name: str, value: str) -> None:
@@ -132,7 +133,7 @@ def _check_text(name: str, value: str) -> None:
         raise InvalidRequestError(f"{name} is not valid Unicode text") from None
 
 
-def _no_answer(error: OSError | HTTPError) -> UpstreamFailedError:
+def _no_answer(error: OSError | HTTPError | ValueError) -> UpstreamFailedError:
     """Name the kind of failure; the detail quotes the operating system alone, for requests may quote a header."""
     chain = list(_causes(error))
     if any(isinstance(cause, _TLS_FAILURES) for cause in chain):

@@ -9,29 +9,44 @@ BakryptError
 └── UpstreamFailedError      500  bakrypt gave no answer, or none that can be used
 """
 
-from typing import Final
-
 from .types import ErrorResponse
 
 
 class BakryptError(Exception):
     """The root of all errors of this package.
 
-    `status` is the HTTP status of the reply and `response` its body. `detail` is for the log alone: it says more
-    than a caller should know, but never a secret.
+    `status` is the HTTP status of the reply, `response` its body and `retry_after` its Retry-After header, if any.
+    `detail` is for the log alone: it says more than a caller should know, but never a secret.
     """
 
-    status: int = 500
-    error: str = "server_error"
-    retry_after: str | None = None
+    status = 500
+    error = "server_error"
 
-    def __init__(self, description: str | None = None, *, detail: str = "") -> None:
+    def __init__(
+        self,
+        description: str | None = None,
+        *,
+        status: int | None = None,
+        error: str | None = None,
+        detail: str = "",
+        retry_after: str | None = None,
+    ) -> None:
         super().__init__(description)
-        self.description: Final = description
-        self.detail: Final = detail
+        self.description = description
+        self.status = self.status if status is None else status
+        self.error = self.error if error is None else error
+        self.detail = detail
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return self.error if self.description is None else f"{self.error}: {self.description}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def explain(self) -> str:
+        """Return all there is to say, for the log or for whoever runs this server."""
+        return f"{self} ({self.detail})" if self.detail else str(self)
 
     @property
     def response(self) -> ErrorResponse:
@@ -42,21 +57,22 @@ class BakryptError(Exception):
 
 
 class SettingsError(BakryptError):
-    """One or more settings are wrong or missing. `problems` has a line for each, with the remedy."""
+    """One or more settings are wrong or missing. The description has a line for each, with the remedy."""
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems: Final = problems
+    def __str__(self) -> str:
+        return self.description or ""
+
+    @property
+    def problems(self) -> list[str]:
+        """The lines of the description."""
+        return (self.description or "").splitlines()
 
 
 class InvalidRequestError(BakryptError):
     """The caller's request is malformed, or asks for a grant that we do not do."""
 
     status = 400
-
-    def __init__(self, description: str, *, error: str = "invalid_request") -> None:
-        super().__init__(description)
-        self.error = error
+    error = "invalid_request"
 
 
 class AccessDeniedError(BakryptError):
@@ -69,14 +85,8 @@ class AccessDeniedError(BakryptError):
 class UpstreamRefusedError(BakryptError):
     """Bakrypt refuses what the caller sent: a wrong password, a dead refresh token, too many attempts.
 
-    `status`, `error` and `retry_after` (the header's text) are bakrypt's own.
+    `status`, `error` and `retry_after` are bakrypt's own.
     """
-
-    def __init__(self, status: int, error: str, description: str | None, *, retry_after: str | None) -> None:
-        super().__init__(description)
-        self.status = status
-        self.error = error
-        self.retry_after = retry_after
 
 
 class CredentialsRefusedError(BakryptError):

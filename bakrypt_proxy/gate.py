@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable
+from inspect import isawaitable, iscoroutinefunction
 
 from flask import Request, Response
 from flask_cors import cross_origin
+from werkzeug.wrappers import Response as BaseResponse
 
 from .errors import AccessDeniedError
 from .settings import Settings
@@ -15,9 +17,11 @@ _PREFLIGHT_SECONDS = 600
 
 
 class Gate:
-    """Decides from one app's settings."""
+    """Says who may call the routes of one registration, from its settings and its `authorize`."""
 
     def __init__(self, settings: Settings, authorize: Authorize | None) -> None:
+        if authorize is not None and (not callable(authorize) or iscoroutinefunction(authorize)):
+            raise TypeError("authorize must be a function that returns true or false, and not an async one")
         self._allowed_origins = settings.allowed_origins
         self._public = settings.exchange_public
         self._authorize = authorize
@@ -37,15 +41,19 @@ class Gate:
             return
         if site is None and origin == f"{request.scheme}://{request.host}":
             return
-        raise AccessDeniedError("a page of this origin may not call: list it in BAKRYPT_ALLOWED_ORIGINS")
+        raise AccessDeniedError(
+            "a page of this origin may not call: list it in BAKRYPT_ALLOWED_ORIGINS",
+            detail=f"Origin {origin!r}, Sec-Fetch-Site {site!r}",
+        )
 
     def check_exchange(self) -> None:
-        """Let nobody have the account's token whom the app has not let in; `authorize` decides where there is one."""
-        if self._authorize is not None:
-            if not self._authorize():
-                raise AccessDeniedError("you are not allowed to get an access token here")
-        elif not self._public:
-            raise AccessDeniedError(self.describe())
+        """Refuse callers whom the app has not let in. Where there is an `authorize`, it decides alone."""
+        if self._authorize is None:
+            allowed, reason = self._public, self.describe()
+        else:
+            allowed, reason = _decide(self._authorize), "you are not allowed to get an access token here"
+        if not allowed:
+            raise AccessDeniedError(reason)
 
     def describe(self) -> str:
         """Say who may exchange, for a person."""
@@ -56,11 +64,19 @@ class Gate:
         return "exchange is closed: pass authorize= to create_blueprint, or set BAKRYPT_EXCHANGE_PUBLIC=true"
 
     def add_cors_headers(self, response: Response) -> Response:
-        """Replace what the host app may have said about CORS: this list decides alone, and never says `*`."""
+        """Answer from this list alone, which never says `*`, whatever flask-cors does for the rest of the host app."""
         for name in [name for name, _ in response.headers if name.lower().startswith("access-control-")]:
             del response.headers[name]
         response.vary.add("Origin")
         return self._cors(response)
+
+
+def _decide(authorize: Authorize) -> bool:
+    """Ask the app. What a view would return is no answer: a redirect to the login page is true in Python."""
+    answer = authorize()
+    if isinstance(answer, (BaseResponse, tuple)) or isawaitable(answer):
+        raise TypeError(f"authorize must return true or false, not {type(answer).__name__}")
+    return bool(answer)
 
 
 def _cors(origins: frozenset[str]) -> Callable[[Response], Response]:
@@ -72,6 +88,7 @@ def _cors(origins: frozenset[str]) -> Callable[[Response], Response]:
     decorate = cross_origin(
         origins=[re.compile(re.escape(origin) + r"\Z") for origin in origins],
         methods=["POST"],
+        allow_headers="*",
         expose_headers=["Retry-After"],
         supports_credentials=True,
         max_age=_PREFLIGHT_SECONDS,

@@ -45,43 +45,54 @@ def read_parameters(request: Request) -> Parameters:
 
     Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
     """
-    limit = min(request.max_content_length or MAX_BODY, MAX_BODY)
-    # One more than allowed: werkzeug cuts a chunked body off at its limit without a word.
-    request.max_content_length = limit + 1
-    body = request.get_data()
-    if len(body) > limit:
-        raise RequestEntityTooLarge
+    body = _read_body(request)
     # A host's CSRF check may have read the form already, and then no body is left.
     form = list(request.form.items(multi=True))
     if not body and not form:
         return Parameters(())
     if request.is_json:
-        return Parameters(_json_members(body))
+        return _read_json(body)
     if request.mimetype == "application/x-www-form-urlencoded" and body:
-        return Parameters(_form_fields(body))
+        return _read_form(body)
     if form or request.mimetype in {"application/x-www-form-urlencoded", "multipart/form-data"}:
-        return Parameters(form)
+        return _check_form(form)
     raise InvalidRequestError("send JSON with Content-Type: application/json, or a form")
 
 
-def _json_members(body: bytes) -> Iterable[tuple[str, object]]:
+def _read_body(request: Request) -> bytes:
+    limit = MAX_BODY if request.max_content_length is None else min(request.max_content_length, MAX_BODY)
+    if (request.content_length or 0) > limit:
+        raise RequestEntityTooLarge
+    # One more than allowed: werkzeug cuts a chunked body off at its limit without a word.
+    request.max_content_length = limit + 1
+    body = request.get_data()
+    if len(body) > limit:
+        raise RequestEntityTooLarge
+    return body
+
+
+def _read_json(body: bytes) -> Parameters:
     try:
-        # An object becomes its pairs, so that a duplicate is seen; only the outermost one can be our `_Members`.
-        members = json.loads(body.decode(), object_pairs_hook=_Members)
+        # Each object becomes its pairs, so that a member that stands twice is seen.
+        parameters = json.loads(body.decode(), object_pairs_hook=Parameters)
     except (ValueError, RecursionError):
         # Not `from error`: a JSONDecodeError carries the whole body, passwords included.
         raise InvalidRequestError("the body is not valid JSON") from None
-    if not isinstance(members, _Members):
+    if not isinstance(parameters, Parameters):
         raise InvalidRequestError("the body must be a JSON object")
-    return members
+    return parameters
 
 
-class _Members(list[tuple[str, object]]):
-    """The pairs of a JSON object, as against a JSON array."""
-
-
-def _form_fields(body: bytes) -> Iterable[tuple[str, object]]:
+def _read_form(body: bytes) -> Parameters:
     try:
-        return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
     except ValueError:
         raise InvalidRequestError("the body is not a valid form in UTF-8") from None
+    return Parameters(pairs)
+
+
+def _check_form(form: Iterable[tuple[str, str]]) -> Parameters:
+    """Take a form that werkzeug has read, which puts U+FFFD in place of what is not UTF-8."""
+    if any("\N{REPLACEMENT CHARACTER}" in value for _, value in form):
+        raise InvalidRequestError("the body is not a valid form in UTF-8")
+    return Parameters(form)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from email.utils import parsedate_tz
 from typing import Any, NoReturn, cast
+from urllib.parse import quote_plus
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError, UpstreamRefusedError
 from .types import AccessToken
@@ -18,7 +19,7 @@ _ERROR_BY_STATUS = {401: "invalid_grant", 403: "access_denied", _TOO_MANY_REQUES
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back over HTTP. `body` ends after `MAX_BODY` bytes and one."""
+    """What came back over HTTP. `body` has at most `MAX_BODY` + 1 bytes."""
 
     status: int
     body: bytes
@@ -36,14 +37,10 @@ class Endpoint:
     settings: str
     refusing_statuses: Collection[int] = ()
     refusing_errors: Collection[str] = ()
-    caller_is_heard: bool = True
-
-    def refuses_credentials(self, status: int, error: str) -> bool:
-        """Whether a refusal speaks of the server's credentials and not of what the caller sent."""
-        return status in self.refusing_statuses or error in self.refusing_errors
+    carries_callers_words: bool = True
 
 
-EXCHANGE = Endpoint("/auth/exchange/", "BAKRYPT_TOKEN", refusing_statuses={401, 403}, caller_is_heard=False)
+EXCHANGE = Endpoint("/auth/exchange/", "BAKRYPT_TOKEN", refusing_statuses={401, 403}, carries_callers_words=False)
 TOKEN = Endpoint(
     "/auth/token/",
     "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET",
@@ -70,21 +67,28 @@ def _read_token(reply: Reply) -> AccessToken:
 
 def _refusal(endpoint: Endpoint, reply: Reply, secret: str) -> BakryptError:
     if not 400 <= reply.status < 500:
-        return _no_refusal(reply)
+        return _not_a_refusal(reply)
+    if reply.status in endpoint.refusing_statuses:
+        return _credentials_refused(endpoint, reply)
     error, description = _read_error(reply)
-    if endpoint.refuses_credentials(reply.status, error):
-        return CredentialsRefusedError(
-            "bakrypt refused this server's credentials",
-            detail=f"status {reply.status} from {endpoint.path}: look at {endpoint.settings}",
-        )
-    if not endpoint.caller_is_heard and reply.status != _TOO_MANY_REQUESTS:
+    if error in endpoint.refusing_errors:
+        return _credentials_refused(endpoint, reply)
+    if not endpoint.carries_callers_words and reply.status != _TOO_MANY_REQUESTS:
         return _failure(f"bakrypt did not understand the exchange (status {reply.status})", reply)
-    if secret in f"{error} {description}":
+    said = f"{error} {description}"
+    if secret in said or quote_plus(secret) in said:
         return _failure("bakrypt's refusal repeated a secret", reply)
-    return UpstreamRefusedError(reply.status, error, description, retry_after=reply.retry_after)
+    return UpstreamRefusedError(description, status=reply.status, error=error, retry_after=reply.retry_after)
 
 
-def _no_refusal(reply: Reply) -> UpstreamFailedError:
+def _credentials_refused(endpoint: Endpoint, reply: Reply) -> CredentialsRefusedError:
+    return CredentialsRefusedError(
+        "bakrypt refused this server's credentials",
+        detail=f"status {reply.status} from {endpoint.path}: look at {endpoint.settings}",
+    )
+
+
+def _not_a_refusal(reply: Reply) -> UpstreamFailedError:
     if 300 <= reply.status < 400:
         return _failure("bakrypt answered with a redirect, which is not followed", reply, hint="is BAKRYPT_URL right?")
     return _failure(f"bakrypt failed (status {reply.status})", reply)
@@ -115,8 +119,9 @@ def _read_object(reply: Reply) -> dict[str, Any]:
         raise _failure("bakrypt's reply was too large", reply)
     try:
         body = json.loads(reply.body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise _failure("bakrypt's reply was not JSON", reply) from error
+    except (ValueError, RecursionError):
+        # Not `from error`: a JSONDecodeError carries the whole body, tokens included.
+        raise _failure("bakrypt's reply was not JSON", reply) from None
     if not isinstance(body, dict):
         raise _failure("bakrypt's reply was not a JSON object", reply)
     return body

@@ -17,6 +17,7 @@ _T = TypeVar("_T")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _SECRETS = {"token", "client_secret"}
 _CREDENTIAL = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MAX_TIMEOUT = 600
@@ -55,22 +56,15 @@ class Settings:
             timeout=reader.read("BAKRYPT_TIMEOUT", _seconds, cls.timeout),
         )
         if reader.problems:
-            raise SettingsError(*reader.problems)
+            raise SettingsError("\n".join(reader.problems))
         return settings
 
     def __post_init__(self) -> None:
-        # For a Settings made by hand: requests would quote a secret with a line break in its traceback.
-        for name, parse in (
-            ("url", _url),
-            ("token", _credential),
-            ("client_id", _credential),
-            ("client_secret", _credential),
-        ):
+        # A Settings made by hand is checked too: requests would quote a secret with a line break in its traceback.
+        for name, parse in _PARSERS.items():
             value = getattr(self, name)
-            if value is None:
-                continue
             try:
-                parse(value)
+                object.__setattr__(self, name, None if value is None else parse(value))
             except ValueError as error:
                 raise SettingsError(f"{name} {error}") from None
 
@@ -83,6 +77,15 @@ class Settings:
         return "'***'" if name in _SECRETS and value is not None else repr(value)
 
 
+def find_setting(name: str, *sources: Mapping[str, object]) -> object | None:
+    """Return a setting from the first source that has it; an empty string there means that it is not set."""
+    for source in sources:
+        value = source.get(name)
+        if value is not None:
+            return None if isinstance(value, str) and not value.strip() else value
+    return None
+
+
 class _Reader:
     """Looks settings up in the sources and collects what is wrong with them."""
 
@@ -91,11 +94,7 @@ class _Reader:
         self.problems: list[str] = []
 
     def find(self, name: str) -> object | None:
-        for source in self._sources:
-            value = source.get(name)
-            if value is not None:
-                return None if isinstance(value, str) and not value.strip() else value
-        return None
+        return find_setting(name, *self._sources)
 
     def read(self, name: str, parse: Callable[[object], _T], default: _T) -> _T:
         value = self.find(name)
@@ -128,8 +127,8 @@ class _Reader:
 
 
 def _network(value: object) -> str:
-    if value in NETWORKS:
-        return NETWORKS[str(value)]
+    if isinstance(value, str) and value in NETWORKS:
+        return NETWORKS[value]
     if value == "sandbox":
         raise ValueError("is sandbox, which app.py alone knows: set mainnet or testnet, or BAKRYPT_URL")
     raise ValueError(f"is {value!r}: set mainnet or testnet")
@@ -142,11 +141,12 @@ def _url(value: object) -> str:
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
         raise ValueError("is not an address: set an origin such as https://bakrypt.example") from None
-    if not parts.hostname or parts.scheme not in {"http", "https"} or not _is_origin(parts):
+    host = parts.hostname or ""
+    if not _HOST.fullmatch(host) or parts.scheme not in {"http", "https"} or not _is_origin(parts):
         raise ValueError("must be an origin alone, such as https://bakrypt.example: no path, no user, no query")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ValueError("would send secrets in the clear: use https (http is for loopback only)")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}"
 
 
@@ -227,3 +227,13 @@ def _origin(text: str) -> str:
             "(lower case, no path, no slash at the end, no *)"
         )
     return text
+
+
+_PARSERS: dict[str, Callable[[object], object]] = {
+    "url": _url,
+    "token": _credential,
+    "client_id": _credential,
+    "client_secret": _credential,
+    "allowed_origins": _origins,
+    "timeout": _seconds,
+}

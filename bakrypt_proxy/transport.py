@@ -1,8 +1,9 @@
 """HTTP through requests, with the precautions that requests leaves to its users.
 
 A session of `open_session` reads nothing from the environment after it was opened (no `~/.netrc`, which would replace
-an Authorization header). Its adapter ends each call at one deadline, however slowly the reply drips in, and
-tries once more where a kept-alive connection turns out to have been closed before a byte of the reply came.
+an Authorization header). Its adapter ends each call at one deadline, however slowly the reply drips in; a
+look-up of the host's name is counted, but cannot be cut short. It tries once more where a kept-alive connection turns
+out to have been closed before a byte of the reply came.
 """
 
 import http.client
@@ -15,11 +16,13 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.response import HTTPResponse
 
+from .errors import SettingsError
 from .settings import is_loopback
 
 # Idle connections kept for the next calls; a server with more threads than this opens new ones for the rest.
@@ -34,12 +37,29 @@ def open_session(url: str) -> requests.Session:
     """
     session = requests.Session()
     session.trust_env = False
-    session.proxies = {} if is_loopback(urlsplit(url).hostname or "") else get_environ_proxies(url)
+    session.proxies = {} if is_loopback(urlsplit(url).hostname or "") else _environ_proxies(url)
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     adapter = UpstreamAdapter(pool_maxsize=_POOL_SIZE)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+def _environ_proxies(url: str) -> dict[str, str]:
+    proxies = get_environ_proxies(url)
+    proxy = select_proxy(url, proxies)
+    if proxy and not _is_http_proxy(proxy):
+        # Not the address itself: it may hold the proxy's password.
+        raise SettingsError("the proxy that the environment names must be an http:// or https:// address")
+    return proxies
+
+
+def _is_http_proxy(proxy: str) -> bool:
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 class NoAnswerError(ConnectionResetError):
@@ -97,22 +117,54 @@ class _DeadlineResponse(http.client.HTTPResponse):
 
 
 class _UpstreamConnection(HTTPConnection):
-    """A connection that knows whether it was in use before, and reads up to a deadline."""
+    """A connection that knows whether it has served a call before, and keeps to a deadline."""
 
     response_class = _DeadlineResponse
-    _reused = False
+    _has_answered = False
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        self._reused = self.sock is not None
-        super().request(*args, **kwargs)
+    def connect(self) -> None:
+        self._has_answered = False
+        super().connect()
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3 itself overrides it
         try:
-            return super().getresponse()
+            response = super().getresponse()
         except NoAnswerError as error:
-            if self._reused:
+            if self._has_answered:
                 raise StaleConnectionError(*error.args) from error
             raise
+        if response.status < 200:
+            # The real reply is still to come, and would be taken for the reply to the next call.
+            self.close()
+        self._has_answered = True
+        return response
+
+    def _new_conn(self) -> socket.socket:
+        """Connect within `timeout`, look-up included: urllib3 would grant it to each of the addresses anew."""
+        host, timeout = self._dns_host, self.timeout or 0
+        end = time.monotonic() + timeout
+        addresses = self._look_up(host)
+        failure: NewConnectionError | ConnectTimeoutError = ConnectTimeoutError(self, "the name was looked up too late")
+        while addresses and (left := end - time.monotonic()) > 0:
+            self._dns_host, self.timeout = addresses[0], left / len(addresses)
+            try:
+                sock = super()._new_conn()
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                failure = error
+                addresses.pop(0)
+            else:
+                sock.settimeout(max(end - time.monotonic(), _SHORTEST))
+                return sock
+            finally:
+                self._dns_host, self.timeout = host, timeout
+        raise failure
+
+    def _look_up(self, host: str) -> list[str]:
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(host, self, error) from error
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _UpstreamTLSConnection(_UpstreamConnection, HTTPSConnection):
@@ -159,8 +211,7 @@ class UpstreamAdapter(HTTPAdapter):
 
 
 def _deadline(seconds: float) -> Any:  # requests knows urllib3's Timeout, its stubs do not
-    """Return a timeout for one whole call. Connecting may take a third of it, so that a second address gets a turn."""
-    return Timeout(total=seconds, connect=seconds / 3)
+    return Timeout(total=seconds)
 
 
 def _is_stale(error: BaseException | None) -> bool:

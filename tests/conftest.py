@@ -1,5 +1,6 @@
 """Fixtures: a sandbox, an app against it, and real sockets for both."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,13 +22,10 @@ Serve = Callable[[Flask], AbstractContextManager[str]]
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own settings, proxies and CA bundles out of the tests."""
-    for name in ("TOKEN", "TOKEN_FILE", "CLIENT_ID", "CLIENT_SECRET", "CLIENT_SECRET_FILE", "NETWORK", "URL"):
-        monkeypatch.delenv(f"BAKRYPT_{name}", raising=False)
-    for name in ("EXCHANGE_PUBLIC", "ALLOWED_ORIGINS", "TIMEOUT"):
-        monkeypatch.delenv(f"BAKRYPT_{name}", raising=False)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    foreign = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+    for name in list(os.environ):
+        if name.startswith("BAKRYPT_") or name.upper() in foreign:
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Upstream:
     """Answers each request with `behave`, which may close the connection; else it is kept alive."""
 
     behave: Behaviour = field(default_factory=lambda: replying(200, TOKEN_REPLY))
+    tls: ssl.SSLContext | None = None
     requests: list[Received] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -66,7 +68,8 @@ class Upstream:
     @property
     def url(self) -> str:
         """The address to give as `BAKRYPT_URL`."""
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -91,13 +94,15 @@ class Upstream:
             thread.start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
-        with connection, connection.makefile("rb") as stream:
-            try:
+        try:
+            if self.tls is not None:
+                connection = self._open[number - 1] = self.tls.wrap_socket(connection, server_side=True)
+            with connection, connection.makefile("rb") as stream:
                 while (received := _receive(stream, number)) is not None:
                     self.requests.append(received)
                     self.behave(self, connection, received)
-            except OSError:
-                return
+        except OSError:
+            return
 
 
 def _receive(stream: BinaryIO, number: int) -> Received | None:

@@ -79,6 +79,13 @@ def test_a_sandbox_can_be_closed() -> None:
         assert app.test_client().post("/auth/exchange/").status_code == 403
 
 
+def test_an_empty_setting_is_not_set() -> None:
+    """As a line of .env that was left blank."""
+    app = create_app(SANDBOX | {"BAKRYPT_EXCHANGE_PUBLIC": "", "BAKRYPT_URL": " "})
+    with app.extensions["bakrypt_sandbox"]:
+        assert app.test_client().post("/auth/exchange/").status_code == 200
+
+
 def test_healthz(upstream: Upstream) -> None:
     """It says that the process answers, and asks nothing of bakrypt."""
     reply = create_app(upstream.environ).test_client().get("/healthz")

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import click
 import pytest
 import requests
 from conftest import create_app, serve
@@ -209,6 +210,8 @@ REFUSALS: list[tuple[str, int, Any, tuple[str, ...], int, dict[str, str]]] = [
     ("exchange", 429, {"detail": "Slow."}, ("Retry-After: 7",), 429, {"error": "too_many_requests"}),
 ]
 OUR_FAULTS: list[tuple[str, int, Any]] = [
+    ("exchange", 401, b""),
+    ("exchange", 403, b"<h1>Forbidden</h1>"),
     ("exchange", 401, {"detail": "Invalid token."}),
     ("exchange", 403, {"detail": "Invalid token."}),
     ("token", 401, {"error": "invalid_client"}),
@@ -273,8 +276,10 @@ def test_missing_credentials_name_the_setting(route: str, setting: str) -> None:
 
 
 def test_wrong_settings_stop_the_registration() -> None:
-    """Not the first request: the start."""
+    """Not the first request: the start. The error is the same in another tool that is built on click."""
     with pytest.raises(SettingsError, match="BAKRYPT_TIMEOUT"):
+        create_app({"BAKRYPT_TIMEOUT": "x"})
+    with click.Context(click.Command("celery")), pytest.raises(SettingsError):
         create_app({"BAKRYPT_TIMEOUT": "x"})
 
 
@@ -368,6 +373,40 @@ def test_errors_of_the_host_get_the_contracts_body(app: Flask, status: int, erro
     assert_error(app.test_client().post("/auth/exchange/"), status, error)
 
 
+@pytest.mark.parametrize("code", [400, 405, 413, 500, Exception])
+def test_error_pages_of_the_host_are_for_its_own_routes(sandbox: Sandbox, code: Any) -> None:
+    """A page for people is no reply for a script."""
+    app = create_app(sandbox.environ, authorize=lambda: abort(500))
+    app.register_error_handler(code, lambda error: ("<h1>host page</h1>", 500))
+    client = app.test_client()
+    assert_error(client.post("/auth/token/"), 400, "invalid_request")
+    assert_error(client.get("/auth/token/"), 405, "invalid_request")
+    assert_error(client.post("/auth/token/", data=b"x" * 70_000), 413, "invalid_request")
+    assert_error(client.post("/auth/exchange/"), 500, "server_error")
+
+
+def test_a_description_that_is_no_text(app: Flask) -> None:
+    """Translated descriptions are objects, and some extensions pass dicts."""
+    app.before_request(lambda: abort(400, {"field": "wrong"}))
+    assert_error(app.test_client().post("/auth/token/"), 400, "invalid_request", "field")
+
+
+def test_routes_that_the_host_adds_to_the_blueprint(sandbox: Sandbox) -> None:
+    """It is a plain blueprint: its other routes and children are the host's."""
+    blueprint = create_blueprint(authorize=lambda: True)
+    child = Blueprint("child", __name__, url_prefix="/child")
+    blueprint.add_url_rule("/me", view_func=lambda: "me")
+    child.add_url_rule("/", view_func=lambda: "child")
+    blueprint.register_blueprint(child)
+    app = Flask("host")
+    app.config.from_mapping(sandbox.environ)
+    app.register_blueprint(blueprint)
+    client = app.test_client()
+    assert client.get("/auth/me").text == "me"
+    assert client.get("/auth/child/", headers={"Origin": "https://evil.example"}).text == "child"
+    assert client.post("/auth/exchange/").status_code == 200
+
+
 def test_a_reply_of_the_host_stays_a_reply(app: Flask) -> None:
     """A redirect to a login page is no error of ours."""
     app.before_request(lambda: abort(redirect("/login")))
@@ -387,7 +426,16 @@ def test_a_fault_in_authorize_is_a_logged_500(sandbox: Sandbox, caplog: pytest.L
 def test_a_form_that_the_host_has_read_already(app: Flask) -> None:
     """A CSRF check reads the form before the view does."""
     app.before_request(lambda: request.form.get("csrf_token") and None)
-    assert app.test_client().post("/auth/token/", data=ALICE).status_code == 200
+    client = app.test_client()
+    assert client.post("/auth/token/", data=ALICE).status_code == 200
+    assert_error(client.post("/auth/token/", data=ALICE | {"x": "x" * 70_000}), 413, "invalid_request")
+
+
+def test_a_multipart_form_that_is_not_utf_8(client: FlaskClient) -> None:
+    """Werkzeug would put another character in the password's place."""
+    body = b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\n\xff\r\n--b--\r\n'
+    reply = client.post("/auth/token/", data=body, content_type="multipart/form-data; boundary=b")
+    assert_error(reply, 400, "invalid_request", "UTF-8")
 
 
 def test_over_a_real_socket(app: Flask) -> None:

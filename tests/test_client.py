@@ -1,12 +1,19 @@
 """The client asks what is documented, hands back what came, and takes every precaution on the way."""
 
 import os
+import pickle
+import socket
+import ssl
 import threading
+import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+import trustme
 from conftest import create_app
 from misbehaving import TOKEN_REPLY, Received, Upstream, close_at_once, replying
 
@@ -95,7 +102,7 @@ def test_missing_credentials_are_named() -> None:
         bakrypt.exchange()
     with pytest.raises(SettingsError, match="set BAKRYPT_CLIENT_ID"):
         bakrypt.password("a", "b")
-    with pytest.raises(SettingsError, match="set BAKRYPT_CLIENT_SECRET or BAKRYPT_CLIENT_SECRET_FILE"):
+    with pytest.raises(SettingsError, match="BAKRYPT_CLIENT_SECRET or its _FILE"):
         BakryptClient(Settings(client_id="id")).refresh("r")
 
 
@@ -142,11 +149,11 @@ class ClosingWhenReused:
     def __init__(self) -> None:
         self.seen: set[int] = set()
 
-    def __call__(self, upstream: Upstream, connection: object, received: Received) -> None:
+    def __call__(self, upstream: Upstream, connection: socket.socket, received: Received) -> None:
         """Behave."""
         behave = close_at_once if received.connection in self.seen else replying(200, TOKEN_REPLY)
         self.seen.add(received.connection)
-        behave(upstream, connection, received)  # type: ignore[arg-type]
+        behave(upstream, connection, received)
 
 
 def test_a_connection_closed_while_idle_is_tried_once_more(upstream: Upstream, to_upstream: BakryptClient) -> None:
@@ -165,12 +172,61 @@ def test_a_new_connection_is_not_tried_again(upstream: Upstream, to_upstream: Ba
     assert len(upstream.requests) == 1
 
 
+@pytest.fixture
+def tls_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
+    """An upstream over TLS, whose authority the environment names."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Upstream(tls=context) as upstream:
+        yield upstream
+
+
+def test_a_new_connection_over_tls_is_not_tried_again(tls_upstream: Upstream) -> None:
+    """urllib3 connects before the request there, which does not make the connection an old one."""
+    bakrypt = BakryptClient(Settings.from_mapping(tls_upstream.environ))
+    tls_upstream.behave = close_at_once
+    with pytest.raises(UpstreamFailedError):
+        bakrypt.password("alice", "a")
+    assert len(tls_upstream.requests) == 1
+
+
+def test_a_stale_connection_over_tls_is_tried_once_more(tls_upstream: Upstream) -> None:
+    """As over plain HTTP, with the authority that the environment names."""
+    bakrypt = BakryptClient(Settings.from_mapping(tls_upstream.environ))
+    tls_upstream.behave = ClosingWhenReused()
+    bakrypt.exchange()
+    assert bakrypt.exchange() == TOKEN_REPLY
+    assert [received.connection for received in tls_upstream.requests] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("status", [101, 103])
+def test_an_interim_reply_is_not_followed_by_another_users_token(
+    upstream: Upstream, to_upstream: BakryptClient, status: int
+) -> None:
+    """What comes after it must not be read as the reply to the next call."""
+
+    def interim(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.sendall(f"HTTP/1.1 {status} Interim\r\n\r\n".encode())
+        replying(200, TOKEN_REPLY | {"access_token": received.form["username"][0]})(upstream, connection, received)
+
+    upstream.behave = interim
+    with pytest.raises(UpstreamFailedError):
+        to_upstream.password("alice", "a")
+    upstream.behave = lambda up, connection, received: replying(
+        200, TOKEN_REPLY | {"access_token": received.form["username"][0]}
+    )(up, connection, received)
+    assert to_upstream.password("bob", "b")["access_token"] == "bob"
+
+
 def test_nothing_is_tried_again_after_the_first_byte(upstream: Upstream, to_upstream: BakryptClient) -> None:
     """A reply that broke off may stand for a password that was counted."""
 
-    def break_off(upstream: Upstream, connection: object, received: Received) -> None:
-        connection.sendall(b"HTT")  # type: ignore[attr-defined]
-        close_at_once(upstream, connection, received)  # type: ignore[arg-type]
+    def break_off(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.sendall(b"HTT")
+        close_at_once(upstream, connection, received)
 
     to_upstream.exchange()
     upstream.behave = break_off
@@ -199,6 +255,51 @@ def test_proxy_and_environment(upstream: Upstream, monkeypatch: pytest.MonkeyPat
         with pytest.raises(UpstreamFailedError):
             BakryptClient(Settings(url="https://bakrypt.invalid", token="t", timeout=1)).exchange()
         assert proxy.requests[0].line.startswith("CONNECT bakrypt.invalid:443 ")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:planted@127.0.0.1:1", "http:///nowhere", "http://user:planted@"])
+def test_a_proxy_that_is_none_is_a_problem_of_settings(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """Said without the proxy's password."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(SettingsError, match="proxy") as caught:
+        BakryptClient(Settings(url="https://bakrypt.invalid", token="t")).exchange()
+    assert "planted" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_many_silent_addresses_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """urllib3 alone would wait for each of them as long."""
+    with socket.create_server(("0.0.0.0", 0), backlog=0) as listener:  # noqa: S104 - any loopback address
+        port = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]  # a full backlog: who comes next gets no answer
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        look_up = socket.getaddrinfo
+
+        def look_up_six(host: str, *args: Any, **kwargs: Any) -> Any:
+            names = [f"127.0.0.{n}" for n in range(1, 7)] if host == "localhost" else [host]
+            return [found for name in names for found in look_up(name, *args, **kwargs)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up_six)
+        started = time.monotonic()
+        with pytest.raises(UpstreamFailedError, match="did not answer in time"):
+            BakryptClient(Settings(url=f"http://localhost:{port}", token="t", timeout=1)).exchange()
+        assert 0.9 < time.monotonic() - started < 2
+        for sock in waiting:
+            sock.close()
+
+
+def test_the_next_address_is_tried(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with an address where nobody listens."""
+    look_up = socket.getaddrinfo
+
+    def look_up_two(host: str, *args: Any, **kwargs: Any) -> Any:
+        names = ["127.0.0.2", "127.0.0.1"] if host == "localhost" else [host]
+        return [found for name in names for found in look_up(name, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_two)
+    url = upstream.url.replace("127.0.0.1", "localhost")
+    assert BakryptClient(Settings.from_mapping(upstream.environ | {"BAKRYPT_URL": url})).exchange() == TOKEN_REPLY
 
 
 def test_a_missing_ca_bundle_is_a_failure_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +358,36 @@ def test_a_session_of_ones_own_is_used_and_left_open(upstream: Upstream) -> None
             bakrypt.exchange()
         assert closed == []
     assert upstream.requests[0].headers["user-agent"] == "mine"
+
+
+def test_netrc_does_not_replace_the_token_in_a_session_of_ones_own(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which still reads the file."""
+    (tmp_path / "netrc").write_text("default login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with requests.Session() as session:
+        BakryptClient(Settings.from_mapping(upstream.environ), session=session).exchange()
+    assert upstream.requests[0].headers["authorization"] == "Token planted-exchange-secret"
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamRefusedError("no", status=400, error="invalid_grant", retry_after="7"), SettingsError("x")]
+)
+def test_errors_can_be_pickled(error: BakryptError) -> None:
+    """Process pools and task queues hand them on."""
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+
+
+def test_an_unreadable_reply_is_not_carried_by_the_error(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """Python's JSON error holds the whole document, and a crash reporter would send it on."""
+    upstream.behave = replying(200, b'{"access_token": "planted-access-token"')
+    with pytest.raises(UpstreamFailedError) as caught:
+        to_upstream.exchange()
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 def test_a_closed_client_can_be_used_again(bakrypt: BakryptClient) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from conftest import create_app
-from flask import Flask
+from flask import Flask, Response, redirect, request
 from flask_cors import CORS
 
 from bakrypt_proxy import create_blueprint
@@ -170,7 +170,11 @@ def test_cors_headers_on_upstreams_errors(app: Flask, sandbox: Sandbox, mishap: 
 def test_the_hosts_own_cors_does_not_open_these_routes(app: Flask) -> None:
     """A host that says `*` for itself says nothing for the tokens."""
     CORS(app, origins="*")
+    app.config["CORS_ALLOW_HEADERS"] = "x-nothing"
     client = app.test_client()
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    reply = client.options("/auth/token/", headers={"Origin": LISTED, **preflight})
+    assert reply.headers["Access-Control-Allow-Headers"] == "content-type"
     assert cors_headers(client.post("/auth/exchange/", headers={"Origin": "https://evil.example"})) == {}
     assert cors_headers(client.post("/auth/exchange/")) == {}
     reply = client.post("/auth/token/", headers={"Origin": LISTED})
@@ -207,10 +211,42 @@ def test_authorize(sandbox: Sandbox, public: str, answer: object, status: int) -
     assert app.test_client().post("/auth/exchange/").status_code == status
 
 
+@pytest.mark.parametrize("answer", [redirect("/login"), ("no", 403), Response("no", 403)])
+def test_what_a_view_would_return_lets_nobody_in(
+    sandbox: Sandbox, answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guard that redirects to a login page is no yes, though Python takes it for true."""
+    app = create_app(sandbox.environ, authorize=lambda: answer)
+    reply = app.test_client().post("/auth/exchange/")
+    assert (reply.status_code, reply.get_json()["error"]) == (500, "server_error")
+    assert "authorize must return true or false" in caplog.text
+    assert not sandbox.calls
+
+
+async def never_awaited() -> bool:
+    """A guard for another kind of framework."""
+    return False
+
+
+@pytest.mark.parametrize("authorize", [True, "yes", never_awaited])
+def test_a_guard_that_is_no_function(sandbox: Sandbox, authorize: Any) -> None:
+    """Said at registration and not at the first request."""
+    with pytest.raises(TypeError, match="authorize must be a function"):
+        create_app(sandbox.environ, authorize=authorize)
+
+
+def test_a_refused_page_is_named_in_the_log(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """The page itself sees no more than a network error, at the preflight or after it."""
+    client = app.test_client()
+    for send in (client.options, client.post):
+        caplog.clear()
+        assert send("/auth/token/", headers={"Origin": "https://shop.example.org"}).status_code == 403
+        assert "Origin 'https://shop.example.org'" in caplog.text
+        assert "BAKRYPT_ALLOWED_ORIGINS" in caplog.text
+
+
 def test_authorize_sees_the_request(sandbox: Sandbox) -> None:
     """Sessions, headers and the like are at hand."""
-    from flask import request  # noqa: PLC0415
-
     app = create_app(sandbox.environ, authorize=lambda: request.headers.get("X-Key") == "right")
     client = app.test_client()
     assert client.post("/auth/exchange/", headers={"X-Key": "right"}).status_code == 200

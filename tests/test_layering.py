@@ -17,7 +17,7 @@ LAYERS = [
     {"__init__"},
     {"blueprint"},
     {"cli"},
-    {"proxy"},
+    {"registration"},
     {"gate", "parameters", "client"},
     {"replies", "transport"},
     {"settings"},
@@ -61,7 +61,7 @@ def test_imports_go_downward(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(WITHOUT_FLASK))
 def test_the_client_is_free_of_flask(module: str) -> None:
-    """A script needs no web framework."""
+    """It works where there is no app."""
     roots = {name.partition(".")[0] for name in imports(PACKAGE / f"{module}.py")}
     assert not roots & {"flask", "flask_cors", "werkzeug", "click", "oauthlib"}
 

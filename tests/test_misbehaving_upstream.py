@@ -34,6 +34,12 @@ FAILURES: dict[str, tuple[Behaviour, str]] = {
         lambda upstream, connection, _: connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
         "bakrypt's reply broke off or could not be read",
     ),
+    "a chunk of negative size": (
+        lambda upstream, connection, _: connection.sendall(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n"
+        ),
+        "bakrypt's reply broke off or could not be read",
+    ),
     "HTML with 200": (replying(200, b"<html>Welcome</html>"), "bakrypt's reply was not JSON"),
     "nothing with 200": (replying(200, b""), "bakrypt's reply was not JSON"),
     "NaN": (replying(200, b'{"access_token": "a", "expires_in": NaN}'), "bakrypt's reply was not JSON"),

@@ -111,7 +111,7 @@ def test_errors_read_well(page: Page, sandbox: Sandbox) -> None:
     expect(alert).to_contain_text("Try again in 7 seconds.")
     sandbox.throttle, sandbox.fail = None, 503
     exchange(page)
-    expect(alert).to_contain_text("bakrypt failed (status 503)")
+    expect(alert).to_contain_text("Bakrypt failed (status 503).")
     sandbox.fail = None
     exchange(page)
     expect(alert).to_be_hidden()

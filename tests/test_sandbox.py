@@ -53,6 +53,7 @@ def post(url: str, **arguments: Any) -> requests.Response:
             {"error": "invalid_request", "error_description": "Duplicate username parameter."},
         ),
         ({"grant_type": "magic"}, 400, {"error": "unsupported_grant_type"}),
+        ({"grant_type": None, "username": None}, 400, {"error": "unsupported_grant_type"}),
         ({"grant_type": "refresh_token", "refresh_token": "x"}, 400, {"error": "invalid_grant"}),
     ],
 )

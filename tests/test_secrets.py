@@ -42,6 +42,9 @@ PATHS: dict[str, Behaviour] = {
     "token with an error": replying(500, TOKEN),
     "token with a redirect": replying(307, TOKEN, "Location: https://planted-access-token.invalid/"),
     "refuses our credentials": replying(401, {"error": "invalid_client", "error_description": SECRETS[1]}),
+    "secret as it was sent": replying(
+        400, {"error": "x", "error_description": "client_secret=planted-client%2Bsecret"}
+    ),
     "secret as the code": replying(400, {"error": SECRETS[1]}),
     "secret as the detail": replying(429, {"detail": f"{SECRETS[0]} {SECRETS[1]}"}),
     "refuses the caller": replying(400, {"error": "invalid_grant", "error_description": "No."}),

@@ -14,7 +14,7 @@ def read(**settings: object) -> Settings:
     return Settings.from_mapping({f"BAKRYPT_{name.upper()}": value for name, value in settings.items()})
 
 
-def problems(**settings: object) -> tuple[str, ...]:
+def problems(**settings: object) -> list[str]:
     """Return what is wrong with settings."""
     with pytest.raises(SettingsError) as caught:
         read(**settings)
@@ -89,6 +89,8 @@ def test_good_values(name: str, value: object, field: str, expected: object) -> 
         ("url", "https://[planted-secret", "set an origin such as"),
         ("url", "https://bakrypt.example:port", "set an origin such as"),
         ("url", 5, "must be text"),
+        ("url", "https://exa mple", "an origin alone"),
+        ("network", ["mainnet"], "set mainnet or testnet"),
         ("token", 1234567890, "must be text"),
         ("token", "Token planted-secret", "paste the secret alone"),
         ("token", "planted-secret\r\nX-Injected: 1", "paste the secret alone"),
@@ -179,3 +181,9 @@ def test_settings_made_by_hand_are_checked_too() -> None:
     assert SECRET not in str(caught.value)
     with pytest.raises(SettingsError):
         Settings(url="http://bakrypt.example")
+    with pytest.raises(SettingsError):
+        Settings(timeout=0)
+    assert Settings(token="planted-secret\n").token == "planted-secret"
+    assert Settings(url="https://bakrypt.example/").url == "https://bakrypt.example"
+    by_hand = Settings(allowed_origins="https://shop.example.com")  # type: ignore[arg-type]
+    assert by_hand.allowed_origins == {"https://shop.example.com"}

@@ -8,6 +8,7 @@ It listens on loopback alone, answers to loopback names alone, and takes only th
 
 import hmac
 import ipaddress
+import logging
 import threading
 import time
 from collections import Counter
@@ -47,6 +48,8 @@ class Sandbox:
     def __init__(
         self, *, expires_in: int = 36000, clock: Callable[[], float] = time.monotonic, quiet: bool = True
     ) -> None:
+        # At DEBUG oauthlib logs each token that it issues or looks up, and a person may type a real password here.
+        logging.getLogger("oauthlib").setLevel(logging.INFO)
         self.expires_in = expires_in
         self.delay = 0.0
         self.fail: int | None = None
@@ -137,12 +140,12 @@ class Sandbox:
 
     def _token(self) -> ResponseReturnValue:
         headers, body, status = self._oauth.create_token_response(
-            request.url, "POST", request.get_data(as_text=True), dict(request.headers)
+            request.base_url, "POST", request.get_data(as_text=True), dict(request.headers)
         )
         return Response(body, status, headers)
 
     def _check_bearer(self) -> str | Response:
-        valid, seen = self._oauth.verify_request(request.url, "GET", None, dict(request.headers), SCOPES)
+        valid, seen = self._oauth.verify_request(request.base_url, "GET", None, dict(request.headers), SCOPES)
         if valid:
             return str(seen.user)
         return _unauthorized("Authentication credentials were not provided.", 'Bearer realm="api"')

@@ -1,7 +1,6 @@
 """The sandbox's OAuth engine: oauthlib, which bakrypt's own engine is built on, over a store in memory."""
 
 import hmac
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,11 +10,9 @@ from typing import Any
 
 from oauthlib.common import Request
 from oauthlib.oauth2 import LegacyApplicationServer, RequestValidator
+from oauthlib.oauth2.rfc6749.grant_types.base import GrantTypeBase
 
 SCOPES = ["read", "write"]
-
-# At DEBUG oauthlib logs each token that it issues or looks up, and a person may type a real password here.
-logging.getLogger("oauthlib").setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,11 @@ class OAuthServer(LegacyApplicationServer):
     def __init__(self, store: TokenStore, expires_in: Callable[[Request], int]) -> None:
         super().__init__(store, token_expires_in=expires_in)
         self._store = store
+
+    @property
+    def default_grant_type_handler(self) -> GrantTypeBase:
+        """Return what answers an unknown grant type: the refresh grant, which looks at the type before all else."""
+        return self.refresh_grant
 
     def exchange(self, username: str) -> dict[str, Any]:
         """Issue a token that has nothing to do with those issued before."""

@@ -5,7 +5,8 @@ const find = (selector) => document.querySelector(selector);
 const MASK = "•".repeat(24);
 
 let token = null;
-let endsAt = 0;
+let life = NaN; // in seconds; NaN where the reply did not say
+let endsAt = NaN;
 
 class Problem extends Error {
   constructor(headline, advice, code) {
@@ -19,7 +20,7 @@ async function call(url, init) {
   try {
     response = await fetch(url, init);
   } catch {
-    throw new Problem("No answer.", "The server could not be reached. Is it still running?", "network");
+    throw new Problem("No answer.", "The server could not be reached. Is it still running?", "no reply");
   }
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
@@ -28,7 +29,7 @@ async function call(url, init) {
 
 function explain(response, body) {
   const code = `${response.status} ${body.error ?? ""}`.trim();
-  const wait = response.headers.get("Retry-After");
+  const wait = response.headers.get("Retry-After") ?? "";
   const said = body.error_description ?? body.detail ?? Object.values(body).flat().join(" ");
   switch (body.error ?? response.status) {
     case "invalid_grant":
@@ -37,7 +38,7 @@ function explain(response, body) {
       return new Problem("This server does not let you in.", said, code);
     case "too_many_requests":
     case 429:
-      return new Problem("Too many attempts.", wait ? `Try again in ${wait} seconds.` : "Try again later.", code);
+      return new Problem("Too many attempts.", /^\d+$/.test(wait) ? `Try again in ${wait} seconds.` : "Try again later.", code);
     case 401:
       return new Problem("The token is not accepted any more.", "Get a new one and try again.", code);
     case "server_error":
@@ -52,52 +53,59 @@ function showProblem(problem) {
   box.hidden = problem === null;
   if (problem === null) return;
   box.querySelector("strong").textContent = problem.message;
-  box.querySelector("p").textContent = problem.advice;
+  box.querySelector("p").textContent = problem.advice && sentence(problem.advice);
   box.querySelector("code").textContent = problem.code;
+  box.scrollIntoView({ block: "nearest" });
 }
 
-// Runs what a button stands for: the button is off meanwhile, and what goes wrong is shown.
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+
+// Runs what a button stands for: the button is off meanwhile, though it keeps the focus, and what goes wrong is shown.
 async function run(button, action) {
+  if (button.getAttribute("aria-disabled") === "true") return;
   showProblem(null);
-  button.disabled = true;
+  button.setAttribute("aria-disabled", "true");
   try {
     await action();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     showProblem(error);
   } finally {
-    button.disabled = false;
-    tick();
+    button.setAttribute("aria-disabled", "false");
   }
 }
 
 function keep(newToken) {
   token = newToken;
-  endsAt = newToken === null ? 0 : performance.now() + newToken.expires_in * 1000;
+  if (find("#uploaded")) find("#uploaded").hidden = true;
+  life = Number(newToken?.expires_in);
+  endsAt = performance.now() + life * 1000;
   find("#token").hidden = token === null;
   find("#no-token").hidden = token !== null;
   showToken(false);
+  tick();
   if (token === null) return;
   find("[data-member=scope]").textContent = token.scope ?? "not said";
   find("#refresh").hidden = !token.refresh_token;
   find("#no-refresh").hidden = Boolean(token.refresh_token);
-  tick();
+  find("#token").scrollIntoView({ block: "nearest" });
 }
 
 function showToken(shown) {
   const button = find("#show");
   button.textContent = shown ? "Hide the token" : "Show the token";
-  button.setAttribute("aria-pressed", String(shown));
+  button.dataset.shown = String(shown);
   find("[data-member=access_token]").textContent = shown && token ? token.access_token : MASK;
 }
 
 function tick() {
   const left = Math.max(0, (endsAt - performance.now()) / 1000);
   const upload = find("#upload button");
-  if (upload) upload.disabled = left === 0;
+  if (upload) upload.disabled = token === null || left === 0;
   if (token === null) return;
-  find("#left").textContent = left > 0 ? duration(left) : "over";
-  find("#life").value = left / token.expires_in;
+  find("#life").hidden = Number.isNaN(left);
+  find("#left").textContent = Number.isNaN(left) ? "not said" : left > 0 ? duration(left) : "over";
+  if (!Number.isNaN(left)) find("#life").value = left / life;
 }
 
 function duration(seconds) {
@@ -125,7 +133,9 @@ onSubmit("#sign-in", async (form) => {
 
 onSubmit("#upload", async (form) => {
   const headers = { Authorization: `Bearer ${token.access_token}` };
+  const used = token;
   const attachment = await call(`${apiUrl}/v1/files/`, { method: "POST", body: new FormData(form), headers });
+  if (token !== used) return;
   for (const member of ["filename", "size", "ipfs"]) {
     find(`#uploaded [data-member=${member}]`).textContent =
       member === "size" ? `${attachment.size.toLocaleString()} bytes` : attachment[member];
@@ -134,10 +144,15 @@ onSubmit("#upload", async (form) => {
 });
 
 find("#refresh").addEventListener("click", (event) =>
-  run(event.target, async () =>
-    keep(await postForm(tokenUrl, { grant_type: "refresh_token", refresh_token: token.refresh_token })),
-  ),
+  run(event.target, async () => {
+    const old = token;
+    const renewed = await postForm(tokenUrl, { grant_type: "refresh_token", refresh_token: old.refresh_token });
+    if (token === old) keep(renewed); // else it was forgotten, or another taken, meanwhile
+  }),
 );
-find("#show").addEventListener("click", (event) => showToken(event.target.getAttribute("aria-pressed") === "false"));
-find("#forget").addEventListener("click", () => keep(null));
+find("#show").addEventListener("click", (event) => showToken(event.target.dataset.shown !== "true"));
+find("#forget").addEventListener("click", () => {
+  keep(null);
+  find("#exchange button").focus();
+});
 setInterval(tick, 1000);
