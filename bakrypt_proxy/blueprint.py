@@ -76,9 +76,7 @@ def exchange() -> Response:
     """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
     registration = _registration()
     registration.gate.check_exchange()
-    # Without sharing each call gets a fresh token, so a rejected one needs nothing more than being well-formed.
-    read_parameters(request).get("rejected_token")
-    return _reply(registration.client.exchange())
+    return _reply(registration.exchange(read_parameters(request).get("rejected_token")))
 
 
 def token() -> Response:

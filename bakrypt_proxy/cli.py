@@ -103,6 +103,7 @@ def _check(registration: Registration) -> Iterator[Finding]:
     settings, client = registration.settings, registration.client
     yield Finding("settings", True, f"ok: {settings.url}, timeout {settings.timeout:g} s")
     yield Finding("gate", True, registration.gate.describe())
+    yield _redis_finding(registration)
     exchange_error = _attempt(client.exchange)
     # No user's password is tried: bakrypt looks at the client before it finds the refresh token wanting.
     token_error = _attempt(lambda: client.refresh("flask-bakrypt-check"))
@@ -119,6 +120,13 @@ def _attempt(grant: Callable[[], object]) -> BakryptError | None:
     except BakryptError as error:
         return error
     return None
+
+
+def _redis_finding(registration: Registration) -> Finding:
+    if registration.fleet is None:
+        return Finding("redis", True, "off: each process has its own token")
+    problem = registration.fleet.problem()
+    return Finding("redis", problem is None, "ok: it answers" if problem is None else f"no answer: {problem}")
 
 
 def _upstream_finding(errors: list[BakryptError | None]) -> Finding:

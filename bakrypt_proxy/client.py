@@ -11,7 +11,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from .errors import InvalidRequestError, SettingsError, UpstreamFailedError
-from .replies import EXCHANGE, MAX_BODY, TOKEN, Endpoint, Reply, read_reply, retry_after
+from .replies import EXCHANGE, MAX_BODY, TOKEN, Endpoint, Reply, read_reply, retry_after_seconds
 from .settings import Settings
 from .transport import open_session
 from .types import AccessToken
@@ -56,13 +56,16 @@ class BakryptClient:
         if session is not None:
             session.close()
 
-    def exchange(self) -> AccessToken:
-        """Exchange the secret `BAKRYPT_TOKEN` for an access token ("Token Authentication" in the documentation)."""
+    def exchange(self, *, timeout: float | None = None) -> AccessToken:
+        """Exchange the secret `BAKRYPT_TOKEN` for an access token ("Token Authentication" in the documentation).
+
+        `timeout`, in seconds, takes the place of the settings' one.
+        """
         token = self.settings.token
         if token is None:
             raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
         headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
-        return self._post(EXCHANGE, secret=token, headers=headers)
+        return self._post(EXCHANGE, secret=token, headers=headers, timeout=timeout)
 
     def password(self, username: str, password: str) -> AccessToken:
         """Get an access token for a user of bakrypt (RFC 6749 section 4.3; RFC 9700 section 2.4 advises against it)."""
@@ -88,30 +91,32 @@ class BakryptClient:
         secret: str,
         headers: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> AccessToken:
         session = self._session()
         request = session.prepare_request(requests.Request("POST", self.settings.url + endpoint.path, data=form))
         # Set last: a session of the caller's own may have read ~/.netrc.
         request.headers.update({"Accept": "application/json", **(headers or {})})
         try:
-            reply = self._send(session, request)
+            reply = self._send(session, request, self.settings.timeout if timeout is None else timeout)
         except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors; http.client has ValueErrors
             raise _no_answer(error) from error
         return read_reply(endpoint, reply, secret)
 
-    def _send(self, session: requests.Session, request: requests.PreparedRequest) -> Reply:
+    def _send(self, session: requests.Session, request: requests.PreparedRequest, timeout: float) -> Reply:
         # Not session.send: it would follow redirects, or read their bodies without a limit, and keep cookies.
         adapter = session.get_adapter(str(request.url))
         with adapter.send(
             request,
             stream=True,
-            timeout=self.settings.timeout,
+            timeout=timeout,
             verify=True if session.verify is None else session.verify,
             cert=session.cert,
             proxies=session.proxies,
         ) as response:
             body = response.raw.read(MAX_BODY + 1, decode_content=True)
-            return Reply(response.status_code, body, retry_after(response.headers.get("Retry-After")))
+            retry_after = response.headers.get("Retry-After")
+            return Reply(response.status_code, body, None if retry_after_seconds(retry_after) is None else retry_after)
 
     def _session(self) -> requests.Session:
         if self._given_session is not None:

@@ -9,6 +9,8 @@ BakryptError
 └── UpstreamFailedError      500  bakrypt gave no answer, or none that can be used
 """
 
+from typing import Self
+
 from .types import ErrorResponse
 
 
@@ -17,6 +19,7 @@ class BakryptError(Exception):
 
     `status` is the HTTP status of the reply, `response` its body and `retry_after` its Retry-After header, if any.
     `detail` is for the log alone: it says more than a caller should know, but never a secret.
+    `try_again_in` is set where the failure is remembered: for so many seconds nobody asks bakrypt again.
     """
 
     status = 500
@@ -37,12 +40,19 @@ class BakryptError(Exception):
         self.error = self.error if error is None else error
         self.detail = detail
         self.retry_after = retry_after
+        self.try_again_in: float | None = None
 
     def __str__(self) -> str:
         return self.error if self.description is None else f"{self.error}: {self.description}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
+
+    def again(self) -> Self:
+        """Return a copy to raise: an exception that many threads raise collects all their tracebacks."""
+        copy = type(self)(self.description)
+        vars(copy).update(vars(self))
+        return copy
 
     def explain(self) -> str:
         """Return all there is to say, for the log or for whoever runs this server."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from flask import Blueprint, current_app
 from flask.sansio.app import App
@@ -11,13 +11,18 @@ from flask.sansio.app import App
 from .client import BakryptClient
 from .gate import Authorize, Gate
 from .settings import Settings
+from .shared_token import SharedToken
+from .types import AccessToken
+
+if TYPE_CHECKING:
+    from .fleet import RedisFleet
 
 _EXTENSION = "bakrypt_proxy"
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Settings, client and gate of one blueprint in one app.
+    """Settings, client, gate and shared token of one blueprint in one app.
 
     They live in `app.extensions` under the endpoints that they are for, so that no app or blueprint sees another's.
     """
@@ -26,6 +31,8 @@ class Registration:
     settings: Settings
     client: BakryptClient
     gate: Gate
+    fleet: "RedisFleet | None"
+    shared_token: SharedToken | None
 
     @classmethod
     def create(
@@ -42,7 +49,15 @@ class Registration:
             settings = Settings.from_mapping(app.config, os.environ) if client is None else client.settings
         if client is None:
             client = BakryptClient(settings)
-        return cls(blueprint, settings, client, Gate(settings, authorize))
+        fleet = _create_fleet(settings)
+        shared_token = _share(client, settings, fleet) if settings.share_token else None
+        return cls(blueprint, settings, client, Gate(settings, authorize), fleet, shared_token)
+
+    def exchange(self, rejected_token: str | None) -> AccessToken:
+        """Return the account's token: the shared one, or with `BAKRYPT_SHARE_TOKEN=false` a new one, whole."""
+        if self.shared_token is None:
+            return self.client.exchange()
+        return self.shared_token.get(rejected_token)
 
     def store(self, app: App, endpoints: Iterable[str]) -> None:
         """Keep this registration for its endpoints."""
@@ -59,3 +74,15 @@ class Registration:
         """Return a blueprint's registration in the current app, under whatever name."""
         registrations: dict[str, Self] = current_app.extensions[_EXTENSION]
         return next(found for found in registrations.values() if found.blueprint is blueprint)
+
+
+def _create_fleet(settings: Settings) -> "RedisFleet | None":
+    if not settings.share_token or settings.redis_url is None or settings.token is None:
+        return None
+    from .fleet import RedisFleet  # noqa: PLC0415 - redis and cryptography are an extra
+
+    return RedisFleet(settings.redis_url, secret=settings.token, upstream=settings.url, timeout=settings.timeout)
+
+
+def _share(client: BakryptClient, settings: Settings, fleet: "RedisFleet | None") -> SharedToken:
+    return SharedToken(lambda seconds: client.exchange(timeout=seconds), timeout=settings.timeout, fleet=fleet)

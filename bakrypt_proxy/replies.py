@@ -1,9 +1,10 @@
 """What a reply of bakrypt means: an access token, or which error and whose."""
 
 import json
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from email.utils import parsedate_tz
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any, NoReturn, cast
 from urllib.parse import quote_plus
 
@@ -145,8 +146,11 @@ def _failure(description: str, reply: Reply, *, hint: str = "") -> UpstreamFaile
     return UpstreamFailedError(description, detail=f"{detail}; {hint}" if hint else detail)
 
 
-def retry_after(value: str | None) -> str | None:
-    """Return a Retry-After header as it stands if it is seconds or a date (RFC 9110 section 10.2.3), else None."""
-    if value is not None and ((value.isascii() and value.isdigit()) or parsedate_tz(value)):
-        return value
-    return None
+def retry_after_seconds(value: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), or None if it is senseless."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    date = parsedate_tz(value)
+    return None if date is None else max(0.0, mktime_tz(date) - time.time())

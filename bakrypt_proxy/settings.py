@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -15,7 +16,7 @@ NETWORKS = {"mainnet": "https://bakrypt.io", "testnet": "https://testnet.bakrypt
 
 _T = TypeVar("_T")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-_SECRETS = {"token", "client_secret"}
+_SECRETS = {"token", "client_secret", "redis_url"}  # a Redis address may hold a password
 _CREDENTIAL = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
@@ -37,6 +38,8 @@ class Settings:
     exchange_public: bool = False
     allowed_origins: frozenset[str] = frozenset()
     timeout: float = 10.0
+    share_token: bool = True
+    redis_url: str | None = None
 
     @classmethod
     def from_mapping(cls, *sources: Mapping[str, object]) -> Self:
@@ -54,6 +57,8 @@ class Settings:
             exchange_public=reader.read("BAKRYPT_EXCHANGE_PUBLIC", _boolean, cls.exchange_public),
             allowed_origins=reader.read("BAKRYPT_ALLOWED_ORIGINS", _origins, cls.allowed_origins),
             timeout=reader.read("BAKRYPT_TIMEOUT", _seconds, cls.timeout),
+            share_token=reader.read("BAKRYPT_SHARE_TOKEN", _boolean, cls.share_token),
+            redis_url=reader.read("BAKRYPT_REDIS_URL", _redis_url, None),
         )
         if reader.problems:
             raise SettingsError("\n".join(reader.problems))
@@ -191,6 +196,15 @@ def _credential_file(value: object) -> str:
     return _credential(text)
 
 
+def _redis_url(value: object) -> str:
+    text = _text(value)
+    if not re.match(r"(rediss?://[^/]|unix:///)", text):
+        raise ValueError("must begin with redis:// or rediss:// and a host, or with unix:// and a path")
+    if find_spec("redis") is None or find_spec("cryptography") is None:
+        raise ValueError("needs two more packages: install bakrypt_proxy[redis]")
+    return text
+
+
 def _boolean(value: object) -> bool:
     try:
         return _BOOLEANS[str(value).strip().lower()]
@@ -236,4 +250,5 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "client_secret": _credential,
     "allowed_origins": _origins,
     "timeout": _seconds,
+    "redis_url": _redis_url,
 }

@@ -42,6 +42,23 @@ def bakrypt(sandbox: Sandbox) -> Iterator[BakryptClient]:
         yield bakrypt
 
 
+class Clock:
+    """A clock that a test turns. It tells seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock at an arbitrary time."""
+    return Clock()
+
+
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     """An upstream that does what a test tells it to."""

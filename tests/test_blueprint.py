@@ -49,7 +49,7 @@ def test_exchange(client: FlaskClient, path: str, body: dict[str, Any]) -> None:
     assert reply.status_code == 200
     assert reply.content_type == "application/json"
     assert reply.json is not None
-    assert set(reply.json) == {"access_token", "expires_in", "token_type", "scope", "refresh_token"}
+    assert set(reply.json) == {"access_token", "expires_in", "token_type", "scope"}
     assert_in_no_cache(reply)
 
 

@@ -79,6 +79,7 @@ def test_check_of_a_good_set_up(app: Flask, sandbox: Sandbox) -> None:
     assert lines == {
         "settings": f"ok: {sandbox.url}, timeout 10 s",
         "gate": "exchange is open to those whom authorize lets in",
+        "redis": "off: each process has its own token",
         "upstream": "ok: it answers",
         "exchange": "ok: BAKRYPT_TOKEN is accepted",
         "token": "ok: BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted",

@@ -110,10 +110,10 @@ def test_errors_read_well(page: Page, sandbox: Sandbox) -> None:
     expect(alert).to_contain_text("Too many attempts.")
     expect(alert).to_contain_text("Try again in 7 seconds.")
     sandbox.throttle, sandbox.fail = None, 503
-    exchange(page)
+    sign_in(page, "alice-password")
     expect(alert).to_contain_text("Bakrypt failed (status 503).")
     sandbox.fail = None
-    exchange(page)
+    sign_in(page, "alice-password")
     expect(alert).to_be_hidden()
 
 
@@ -140,7 +140,7 @@ def test_upload(page: Page, tmp_path: Path) -> None:
 
 def test_a_token_that_ends(page: Page, sandbox: Sandbox) -> None:
     """Its life is over on the page when it is over upstream, and nothing is uploaded with it."""
-    sandbox.expires_in = 1
+    sandbox.expires_in = 2
     exchange(page)
     expect(page.locator("#left")).to_have_text("over")
     expect(page.get_by_role("button", name="Upload")).to_be_disabled()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import requests
-from misbehaving import Upstream
+from conftest import Clock
 
 from bakrypt_proxy import BakryptClient, Settings
 from bakrypt_proxy.sandbox import CREDENTIALS, Sandbox
@@ -17,17 +17,6 @@ FORM = {
     "password": "alice-password",
     "grant_type": "password",
 }
-
-
-class Clock:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        """Tell the time, in seconds."""
-        return self.now
 
 
 def post(url: str, **arguments: Any) -> requests.Response:
@@ -95,9 +84,8 @@ def test_a_refresh_revokes_the_old_access_token(sandbox: Sandbox, bakrypt: Bakry
     assert sandbox.store.owner(old["access_token"]) is None
 
 
-def test_tokens_end(upstream: Upstream) -> None:
+def test_tokens_end(clock: Clock) -> None:
     """After `expires_in` seconds of the clock."""
-    clock = Clock()
     with Sandbox(expires_in=60, clock=clock).listen() as sandbox:
         with BakryptClient(Settings.from_mapping(sandbox.environ)) as bakrypt:
             token = bakrypt.exchange()

@@ -105,7 +105,7 @@ function tick() {
   if (token === null) return;
   find("#life").hidden = Number.isNaN(left);
   find("#left").textContent = Number.isNaN(left) ? "not said" : left > 0 ? duration(left) : "over";
-  if (!Number.isNaN(left)) find("#life").value = left / life;
+  if (!Number.isNaN(left)) find("#life").value = left / life || 0;
 }
 
 function duration(seconds) {
