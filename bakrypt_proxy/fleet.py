@@ -28,7 +28,7 @@ from .types import AccessToken
 logger = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT = 1.0  # seconds for one command; Redis is near
-_LEASE_MARGIN = 0.5  # seconds that a lease outlives the call that it covers
+_LEASE_MARGIN = 0.25  # seconds that a lease outlives the call that it covers
 _POLL = 0.05  # seconds between looks at what the lease's owner has done
 _KINDS = {kind.__name__: kind for kind in (UpstreamRefusedError, CredentialsRefusedError, UpstreamFailedError)}
 
@@ -104,7 +104,7 @@ class RedisFleet:
         while not lease.acquire(blocking=False):
             if (held := self._usable(self._look(), stale)) is not None:
                 return held
-            if self._clock() >= give_up_at - SHORTEST_ASK:
+            if self._clock() >= give_up_at:
                 raise UpstreamFailedError("bakrypt did not answer in time", detail="another process has the lease")
             self._sleep(_POLL)
         try:

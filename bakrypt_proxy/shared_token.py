@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 FORCED_APART = 5.0  # seconds between renewals that callers ask for
-SHORTEST_ASK = 0.4  # seconds that are left to ask bakrypt after waiting for others
-_GRACE = 0.9  # seconds that a caller waits beyond the timeout: for somebody else's lease, and to ask then
+SHORTEST_ASK = 0.3  # seconds to ask bakrypt for one who has waited for others all the time
+_GRACE = 0.7  # seconds that a caller waits beyond the timeout, for a lease whose owner was lost
 _ADVISORY = (0.10, 60.0)  # a share of the life, and at least so many seconds
 _MANDATORY = (0.02, 10.0)
 _BACKOFF = (1.0, 10.0)  # seconds after a first failure, and at most after several
