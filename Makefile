@@ -3,13 +3,16 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint wheel clean
+.PHONY: run test fuzz lint wheel clean
 
 run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
 
 test: $(VENV)/dev
 	$(BIN)/pytest
+
+fuzz: $(VENV)/dev
+	FUZZ_EXAMPLES=10000 $(BIN)/pytest -q --timeout 3600 tests/test_fuzz.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -1,15 +1,27 @@
 """Our own app, for those who have none yet: the blueprint, a page to try it with, the sandbox if it is asked for."""
 
 import logging
+import math
 import os
+import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, Response, request
+from flask.typing import ResponseReturnValue
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
-from bakrypt_proxy import Settings, create_blueprint
+from bakrypt_proxy import BakryptError, Settings, create_blueprint
+from bakrypt_proxy.blueprint import render_http_error
 from bakrypt_proxy.cli import settings_error_explained
 from bakrypt_proxy.demo import create_demo
+from bakrypt_proxy.json_log import JsonFormatter
+from bakrypt_proxy.metrics import create_metrics
+from bakrypt_proxy.parameters import read_parameters
+from bakrypt_proxy.registration import Registration
 from bakrypt_proxy.sandbox import CREDENTIALS, USERS, Sandbox
 from bakrypt_proxy.settings import find_setting
 
@@ -27,15 +39,71 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         _use_sandbox(app)
     with settings_error_explained():
         settings = Settings.from_mapping(app.config, os.environ)
+    _set_up_logging(settings)
+    if settings.trusted_proxies:
+        trusted = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, trusted, trusted, trusted, trusted, trusted)  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
+    app.register_blueprint(create_metrics())
+    app.register_error_handler(HTTPException, render_http_error)
     app.add_url_rule("/healthz", view_func=healthz)
+    app.add_url_rule("/readyz", view_func=readyz)
+    _limit_passwords(app, settings)
     return app
 
 
 def healthz() -> dict[str, str]:
     """`GET /healthz`: the process answers. Nothing is asked of bakrypt."""
     return {"status": "ok"}
+
+
+def readyz() -> ResponseReturnValue:
+    """`GET /readyz`: credentials are set, and Redis answers where it is set. Nothing is asked of bakrypt."""
+    registration = Registration.find("bakrypt.exchange")
+    problems = ["not registered"] if registration is None else registration.problems()
+    if problems:
+        return {"error": "server_error", "error_description": "; ".join(problems)}, 503
+    return {"status": "ok"}
+
+
+def _set_up_logging(settings: Settings) -> None:
+    """Show our log lines, as text or JSON, unless whoever runs this has set up logging."""
+    if logging.getLogger().hasHandlers():
+        return
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
+    ours = logging.getLogger("bakrypt_proxy")
+    ours.handlers[:] = [handler]
+    ours.setLevel(logging.INFO)
+
+
+def _limit_passwords(app: Flask, settings: Settings) -> None:
+    """Slow down who guesses passwords, by client address; in Redis where there is one, for all processes together."""
+    limiter = Limiter(
+        get_remote_address,
+        app=app,
+        storage_uri=settings.redis_url or "memory://",
+        in_memory_fallback_enabled=settings.redis_url is not None,
+        key_prefix="bakrypt_proxy",
+    )
+    limit = limiter.limit(settings.rate_limit, exempt_when=_is_refresh)
+    app.view_functions["bakrypt.token"] = limit(app.ensure_sync(app.view_functions["bakrypt.token"]))
+
+    @app.after_request
+    def say_when_to_come_again(response: Response) -> Response:
+        limit = limiter.current_limit
+        if limit is not None and limit.breached:
+            response.headers["Retry-After"] = str(max(1, math.ceil(limit.reset_at - time.time())))
+        return response
+
+
+def _is_refresh() -> bool:
+    try:
+        return read_parameters(request).get("grant_type") == "refresh_token"
+    except (BakryptError, HTTPException):
+        return False
 
 
 def _use_sandbox(app: Flask) -> None:

@@ -2,9 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterable
+import re
+import uuid
+from collections.abc import Callable, Iterable
+from importlib import resources
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from flask.blueprints import BlueprintSetupState
 from flask.sansio.app import App
 from flask.typing import ResponseReturnValue
@@ -14,6 +17,7 @@ from .cli import add_commands, settings_error_explained
 from .client import BakryptClient
 from .errors import BakryptError, InvalidRequestError
 from .gate import Authorize
+from .observation import request_id
 from .parameters import read_parameters
 from .registration import Registration
 from .settings import Settings
@@ -21,7 +25,8 @@ from .types import AccessToken, ErrorResponse
 
 logger = logging.getLogger(__name__)
 
-_METHODS = ["POST", "OPTIONS"]
+_OPENAPI = resources.files(__package__) / "openapi.json"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line without doing harm
 _ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
 
 
@@ -32,31 +37,29 @@ def create_blueprint(
     client: BakryptClient | None = None,
     authorize: Authorize | None = None,
 ) -> Blueprint:
-    """Return a new blueprint with `POST /auth/exchange/`, `POST /auth/token/` and the commands `flask <name> ...`.
+    """Return a new blueprint: the two routes, `GET /auth/openapi.json`, and the commands `flask <name> ...`.
 
     Unless `settings`, or a `client` with its own, are passed in, they are read from `app.config` and then from the
     environment when the blueprint is registered; registering raises `SettingsError` if they are wrong.
     `authorize` is called without arguments in each request for an exchange, and lets it in by returning true.
     """
     blueprint = Blueprint(name, __name__, url_prefix="/auth")
-    views = {"exchange": exchange, "token": token}
 
     def set_up(state: BlueprintSetupState) -> None:
         with settings_error_explained():
             registration = Registration.create(
                 state.app, blueprint, settings=settings, client=client, authorize=authorize
             )
-        endpoints = [f"{state.name_prefix}.{state.name}.{view}".lstrip(".") for view in views]
+        endpoints = [f"{state.name_prefix}.{state.name}.{view.__name__}".lstrip(".") for view, _ in _ROUTES.values()]
         registration.store(state.app, endpoints)
         _match_every_method(state.app, endpoints)
 
-    for endpoint, view in views.items():
+    for rule, (view, method) in _ROUTES.items():
         # Both spellings answer: a redirect to the slash would end a browser's preflight.
         blueprint.add_url_rule(
-            f"/{endpoint}/",
-            endpoint,
-            view,
-            methods=_METHODS,
+            rule,
+            view_func=view,
+            methods=[method, "OPTIONS"],
             strict_slashes=False,
             provide_automatic_options=False,
         )
@@ -92,16 +95,23 @@ def token() -> Response:
             raise InvalidRequestError("use password or refresh_token", error="unsupported_grant_type")
 
 
+def openapi() -> Response:
+    """`GET /auth/openapi.json`: these routes, described for machines (OpenAPI 3.1)."""
+    return Response(_OPENAPI.read_bytes(), mimetype="application/json")
+
+
 def check_request() -> Response | None:
     """Before each view of ours: answer a preflight, refuse other methods and pages of other sites."""
     registration = Registration.find(request.endpoint)
     if registration is None:  # a route that the host has added to the blueprint
         return None
-    if request.method not in _METHODS:
-        raise MethodNotAllowed(_METHODS)
+    request_id.set(_request_id())
+    methods = list(request.url_rule.methods or ()) if request.url_rule is not None else []
+    if request.method not in methods:
+        raise MethodNotAllowed(methods)
     registration.gate.check_page(request)
     if request.method == "OPTIONS":
-        return Response(status=204, headers={"Allow": ", ".join(_METHODS)})
+        return Response(status=204, headers={"Allow": ", ".join(methods)})
     return None
 
 
@@ -112,15 +122,16 @@ def finish_reply(response: Response) -> Response:
         return response
     response.headers["Cache-Control"] = "no-store"
     response.headers["Pragma"] = "no-cache"
+    response.headers["X-Request-ID"] = _request_id()
     return registration.gate.add_cors_headers(response)
 
 
 def render_error(error: BakryptError) -> Response:
     """Turn an error of ours into its reply; the log gets what the caller does not."""
     if error.status >= 500:
-        logger.error("%s: %s", request.endpoint, error.explain())
+        logger.error("%s: %s", request.endpoint, error.explain(), extra={"fields": {"request_id": _request_id()}})
     elif error.detail:
-        logger.warning("%s: %s", request.endpoint, error.explain())
+        logger.warning("%s: %s", request.endpoint, error.explain(), extra={"fields": {"request_id": _request_id()}})
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
     return _reply(error.response, error.status, headers)
 
@@ -139,6 +150,14 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
     return response
 
 
+def _request_id() -> str:
+    """Return the id that the caller, or a proxy in front, has given this request, or a new one."""
+    if "bakrypt_request_id" not in g:
+        given = request.headers.get("X-Request-ID", "")
+        g.bakrypt_request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return str(g.bakrypt_request_id)
+
+
 def _registration() -> Registration:
     registration = Registration.find(request.endpoint)
     if registration is None:
@@ -148,6 +167,13 @@ def _registration() -> Registration:
 
 def _reply(body: AccessToken | ErrorResponse, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(body), status, headers, mimetype="application/json")
+
+
+_ROUTES: dict[str, tuple[Callable[[], Response], str]] = {
+    "/exchange/": (exchange, "POST"),
+    "/token/": (token, "POST"),
+    "/openapi.json": (openapi, "GET"),
+}
 
 
 class _EveryMethod(set[str]):

@@ -11,6 +11,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from .errors import InvalidRequestError, SettingsError, UpstreamFailedError
+from .observation import UpstreamCall, observed
 from .replies import EXCHANGE, MAX_BODY, TOKEN, Endpoint, Reply, read_reply, retry_after_seconds
 from .settings import Settings
 from .transport import open_session
@@ -56,16 +57,16 @@ class BakryptClient:
         if session is not None:
             session.close()
 
-    def exchange(self, *, timeout: float | None = None) -> AccessToken:
+    def exchange(self, *, timeout: float | None = None, shared: bool = False) -> AccessToken:
         """Exchange the secret `BAKRYPT_TOKEN` for an access token ("Token Authentication" in the documentation).
 
-        `timeout`, in seconds, takes the place of the settings' one.
+        `timeout`, in seconds, takes the place of the settings' one; `shared` is for the log: for many callers.
         """
         token = self.settings.token
         if token is None:
             raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
         headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
-        return self._post(EXCHANGE, secret=token, headers=headers, timeout=timeout)
+        return self._post(EXCHANGE, secret=token, headers=headers, timeout=timeout, shared=shared)
 
     def password(self, username: str, password: str) -> AccessToken:
         """Get an access token for a user of bakrypt (RFC 6749 section 4.3; RFC 9700 section 2.4 advises against it)."""
@@ -84,7 +85,7 @@ class BakryptClient:
         form = {"client_id": client_id, "client_secret": client_secret, **form}
         return self._post(TOKEN, secret=client_secret, form=form)
 
-    def _post(
+    def _post(  # noqa: PLR0913 - all but the first are named
         self,
         endpoint: Endpoint,
         *,
@@ -92,31 +93,34 @@ class BakryptClient:
         headers: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        shared: bool = False,
     ) -> AccessToken:
         session = self._session()
         request = session.prepare_request(requests.Request("POST", self.settings.url + endpoint.path, data=form))
         # Set last: a session of the caller's own may have read ~/.netrc.
         request.headers.update({"Accept": "application/json", **(headers or {})})
-        try:
+        with observed(UpstreamCall(endpoint.name, self.settings.network, shared)) as call:
             reply = self._send(session, request, self.settings.timeout if timeout is None else timeout)
-        except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors; http.client has ValueErrors
-            raise _no_answer(error) from error
-        return read_reply(endpoint, reply, secret)
+            call.status = reply.status
+            return read_reply(endpoint, reply, secret)
 
     def _send(self, session: requests.Session, request: requests.PreparedRequest, timeout: float) -> Reply:
         # Not session.send: it would follow redirects, or read their bodies without a limit, and keep cookies.
         adapter = session.get_adapter(str(request.url))
-        with adapter.send(
-            request,
-            stream=True,
-            timeout=timeout,
-            verify=True if session.verify is None else session.verify,
-            cert=session.cert,
-            proxies=session.proxies,
-        ) as response:
-            body = response.raw.read(MAX_BODY + 1, decode_content=True)
-            retry_after = response.headers.get("Retry-After")
-            return Reply(response.status_code, body, None if retry_after_seconds(retry_after) is None else retry_after)
+        try:
+            with adapter.send(
+                request,
+                stream=True,
+                timeout=timeout,
+                verify=True if session.verify is None else session.verify,
+                cert=session.cert,
+                proxies=session.proxies,
+            ) as response:
+                body = response.raw.read(MAX_BODY + 1, decode_content=True)
+        except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors; http.client has ValueErrors
+            raise _no_answer(error) from error
+        retry_after = response.headers.get("Retry-After")
+        return Reply(response.status_code, body, None if retry_after_seconds(retry_after) is None else retry_after)
 
     def _session(self) -> requests.Session:
         if self._given_session is not None:

@@ -87,9 +87,9 @@ def _cors(origins: frozenset[str]) -> Callable[[Response], Response]:
     """
     decorate = cross_origin(
         origins=[re.compile(re.escape(origin) + r"\Z") for origin in origins],
-        methods=["POST"],
+        methods=["GET", "POST"],
         allow_headers="*",
-        expose_headers=["Retry-After"],
+        expose_headers=["Retry-After", "X-Request-ID"],
         supports_credentials=True,
         max_age=_PREFLIGHT_SECONDS,
         always_send=False,

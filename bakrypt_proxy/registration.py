@@ -53,6 +53,15 @@ class Registration:
         shared_token = _share(client, settings, fleet) if settings.share_token else None
         return cls(blueprint, settings, client, Gate(settings, authorize), fleet, shared_token)
 
+    def problems(self) -> list[str]:
+        """Return what keeps this from serving anybody: no credentials at all, or a Redis that does not answer."""
+        found = []
+        if self.settings.token is None and self.settings.client_secret is None:
+            found.append("no credentials are set")
+        if self.fleet is not None and (problem := self.fleet.problem()) is not None:
+            found.append(f"Redis does not answer: {problem}")
+        return found
+
     def exchange(self, rejected_token: str | None) -> AccessToken:
         """Return the account's token: the shared one, or with `BAKRYPT_SHARE_TOKEN=false` a new one, whole."""
         if self.shared_token is None:
@@ -85,4 +94,9 @@ def _create_fleet(settings: Settings) -> "RedisFleet | None":
 
 
 def _share(client: BakryptClient, settings: Settings, fleet: "RedisFleet | None") -> SharedToken:
-    return SharedToken(lambda seconds: client.exchange(timeout=seconds), timeout=settings.timeout, fleet=fleet)
+    return SharedToken(
+        lambda seconds: client.exchange(timeout=seconds, shared=True),
+        timeout=settings.timeout,
+        network=settings.network,
+        fleet=fleet,
+    )

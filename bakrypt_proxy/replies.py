@@ -34,6 +34,7 @@ class Endpoint:
     `settings` names the settings that hold these credentials.
     """
 
+    name: str
     path: str
     settings: str
     refusing_statuses: Collection[int] = ()
@@ -41,8 +42,11 @@ class Endpoint:
     carries_callers_words: bool = True
 
 
-EXCHANGE = Endpoint("/auth/exchange/", "BAKRYPT_TOKEN", refusing_statuses={401, 403}, carries_callers_words=False)
+EXCHANGE = Endpoint(
+    "exchange", "/auth/exchange/", "BAKRYPT_TOKEN", refusing_statuses={401, 403}, carries_callers_words=False
+)
 TOKEN = Endpoint(
+    "token",
     "/auth/token/",
     "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET",
     refusing_errors={"invalid_client", "unauthorized_client"},

@@ -21,14 +21,16 @@ _CREDENTIAL = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_RATE = re.compile(r"[1-9]\d* *(per|/) *(\d+ *)?(second|minute|hour|day)s?")
 _MAX_TIMEOUT = 600
+_MAX_PROXIES = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one blueprint or client. Build it with `from_mapping`, which checks what it reads.
 
-    `timeout` is in seconds and covers one whole call to bakrypt, body included.
+    `timeout` is in seconds and covers one whole call to bakrypt, body included. The last three are for `app.py` alone.
     """
 
     url: str = NETWORKS["testnet"]
@@ -40,6 +42,9 @@ class Settings:
     timeout: float = 10.0
     share_token: bool = True
     redis_url: str | None = None
+    rate_limit: str = "10 per minute"
+    trusted_proxies: int = 0
+    log_format: str = "text"
 
     @classmethod
     def from_mapping(cls, *sources: Mapping[str, object]) -> Self:
@@ -59,6 +64,9 @@ class Settings:
             timeout=reader.read("BAKRYPT_TIMEOUT", _seconds, cls.timeout),
             share_token=reader.read("BAKRYPT_SHARE_TOKEN", _boolean, cls.share_token),
             redis_url=reader.read("BAKRYPT_REDIS_URL", _redis_url, None),
+            rate_limit=reader.read("BAKRYPT_RATE_LIMIT", _rate, cls.rate_limit),
+            trusted_proxies=reader.read("BAKRYPT_TRUSTED_PROXIES", _count, cls.trusted_proxies),
+            log_format=reader.read("BAKRYPT_LOG_FORMAT", _log_format, cls.log_format),
         )
         if reader.problems:
             raise SettingsError("\n".join(reader.problems))
@@ -72,6 +80,12 @@ class Settings:
                 object.__setattr__(self, name, None if value is None else parse(value))
             except ValueError as error:
                 raise SettingsError(f"{name} {error}") from None
+
+    @property
+    def network(self) -> str:
+        """The network's name for people and logs: `mainnet`, `testnet`, or the host of another address."""
+        names = {url: name for name, url in NETWORKS.items()}
+        return names.get(self.url, urlsplit(self.url).netloc)
 
     def __repr__(self) -> str:
         shown = (f"{field.name}={self._masked(field.name)}" for field in fields(self))
@@ -220,6 +234,26 @@ def _seconds(value: object) -> float:
     if isinstance(value, bool) or not 0 < seconds <= _MAX_TIMEOUT:
         raise ValueError(f"is {value!r}: set a number of seconds above 0 and up to {_MAX_TIMEOUT}")
     return seconds
+
+
+def _rate(value: object) -> str:
+    text = _text(value)
+    if not _RATE.fullmatch(text):
+        raise ValueError(f"is {value!r}: set a number of attempts and a time, such as 10 per minute")
+    return text
+
+
+def _count(value: object) -> int:
+    text = str(value).strip()
+    if not text.isdecimal() or int(text) > _MAX_PROXIES:
+        raise ValueError(f"is {value!r}: set how many proxies of yours stand in front, 0 to {_MAX_PROXIES}")
+    return int(text)
+
+
+def _log_format(value: object) -> str:
+    if value not in {"text", "json"}:
+        raise ValueError(f"is {value!r}: set text or json")
+    return str(value)
 
 
 def _origins(value: object) -> frozenset[str]:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Protocol, Self, cast
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError
+from .observation import outcome_of, shared_token_renewed, shared_token_served
 from .replies import retry_after_seconds
 from .types import AccessToken
 
@@ -176,17 +177,19 @@ class SharedToken:
     `timeout`, which is in seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first are named
         self,
         fetch: Callable[[float], AccessToken],
         *,
         timeout: float,
+        network: str = "",
         fleet: Fleet | None = None,
         clock: Clock = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._fetch = fetch
         self._timeout = timeout
+        self._network = network
         self._fleet = fleet
         self._clock = clock
         self._backoff = Backoff(clock, jitter)
@@ -206,6 +209,8 @@ class SharedToken:
         if held is not None and self._serves(held, rejected, now):
             if now >= held.advisory_at:
                 self._renew_behind(held)
+            if shared_token_served.receivers:
+                shared_token_served.send(network=self._network)
             return held.reply(now)
         renewal, mine = self._join(rejected)
         if mine:
@@ -289,6 +294,8 @@ class SharedToken:
             if isinstance(result, Held):
                 self._held = result
                 self._forced_at = self._clock() if renewal.forced else self._forced_at
+        outcome = outcome_of(result) if isinstance(result, BakryptError) else "success"
+        shared_token_renewed.send(network=self._network, outcome=outcome)
         if isinstance(result, BakryptError) and self._held is not None:
             left = self._held.left(self._clock())
             logger.warning("the shared token, with %d s left, was not renewed: %s", left, result.explain())

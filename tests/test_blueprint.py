@@ -147,7 +147,7 @@ def test_other_grants(client: FlaskClient, grant_type: str) -> None:
 def test_other_methods(client: FlaskClient, path: str, method: str) -> None:
     """Every method gets our 405, those that Flask has never heard of included."""
     reply = client.open(path, method=method)
-    assert reply.headers["Allow"] == "POST, OPTIONS"
+    assert set(reply.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
     if method == "HEAD":
         assert reply.status_code == 405
     else:

@@ -125,8 +125,8 @@ def test_preflight_of_a_listed_page(app: Flask, path: str) -> None:
         "Access-Control-Allow-Origin": LISTED,
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Headers": "authorization, content-type",
-        "Access-Control-Allow-Methods": "POST",
-        "Access-Control-Expose-Headers": "Retry-After",
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Expose-Headers": "Retry-After, X-Request-ID",
         "Access-Control-Max-Age": "600",
     }
     assert "Origin" in reply.vary

@@ -15,14 +15,14 @@ PACKAGE = ROOT / "bakrypt_proxy"
 # From the top down. A module imports from layers below its own, never from its own or from above.
 LAYERS = [
     {"__init__"},
-    {"blueprint"},
+    {"blueprint", "metrics"},
     {"cli"},
     {"registration"},
     {"gate", "parameters", "client", "fleet"},
     {"shared_token"},
-    {"replies", "transport"},
+    {"observation", "replies", "transport"},
     {"settings"},
-    {"errors"},
+    {"errors", "json_log"},
     {"types"},
 ]
 APART = {"sandbox", "demo"}  # they import nothing of ours
