@@ -95,7 +95,7 @@ def _limit_passwords(app: Flask, settings: Settings) -> None:
     def say_when_to_come_again(response: Response) -> Response:
         limit = limiter.current_limit
         if limit is not None and limit.breached:
-            response.headers["Retry-After"] = str(max(1, math.ceil(limit.reset_at - time.time())))
+            response.headers["Retry-After"] = str(max(1, math.floor(limit.reset_at - time.time())))
         return response
 
 

@@ -10,7 +10,8 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,21 +26,41 @@ from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError, 
 from .shared_token import FORCED_APART, SHORTEST_ASK, Ask, Clock, Held, Outcome
 from .types import AccessToken
 
+if TYPE_CHECKING:
+    from redis.client import Pipeline
+
 logger = logging.getLogger(__name__)
 
-_REDIS_TIMEOUT = 1.0  # seconds for one command; Redis is near
+_REDIS_TIMEOUT = 0.25  # seconds for one command; Redis is near, and callers wait
 _LEASE_MARGIN = 0.25  # seconds that a lease outlives the call that it covers
 _POLL = 0.05  # seconds between looks at what the lease's owner has done
+_NOT_SHARED_FOR = 2.0  # seconds for which a token without a life is taken for the rule
+_LAYOUT = 1  # of what lies in Redis; processes of another version have keys of their own
 _KINDS = {kind.__name__: kind for kind in (UpstreamRefusedError, CredentialsRefusedError, UpstreamFailedError)}
+_NOT_SHARED = "not shared"
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What lies in Redis. `was_forced` says that a caller has had the token renewed just now."""
+    """What lies in Redis, and its time of day in seconds.
+
+    `was_forced` says that a caller has had the token renewed just now, `not_shared` that bakrypt's tokens have no life.
+    """
 
     held: Held | None
     error: BakryptError | None
     was_forced: bool
+    not_shared: bool
+    server_time: float
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """The right to ask bakrypt, until `ends_at` of the monotonic clock, and what was found when it was taken."""
+
+    lock: Lock
+    ends_at: float
+    found: _Found
 
 
 class RedisFleet:
@@ -63,62 +84,65 @@ class RedisFleet:
             redis_url,
             socket_timeout=_REDIS_TIMEOUT,
             socket_connect_timeout=_REDIS_TIMEOUT,
-            retry=Retry(NoBackoff(), 1),  # for a connection that a restarted Redis has closed
+            retry=Retry(NoBackoff(), 0),  # a lease whose answer was lost would be taken for another's
         )
         self._lease_seconds = timeout + _LEASE_MARGIN
         self._clock = clock
         self._sleep = sleep
         self._seal = Fernet(base64.urlsafe_b64encode(_derive(secret, b"seal")))
         # Not the secret's own hash: who guesses at it would learn whether he is right.
-        prefix = f"bakrypt_proxy:{_derive(secret, b'name ' + upstream.encode()).hex()[:32]}"
+        prefix = f"bakrypt_proxy:{_LAYOUT}:{_derive(secret, b'name ' + upstream.encode()).hex()[:32]}"
         self._token_key, self._error_key = f"{prefix}:token", f"{prefix}:error"
-        self._forced_key, self._lease_key = f"{prefix}:forced", f"{prefix}:lease"
+        self._forced_key, self._lease_key, self._probe_key = f"{prefix}:forced", f"{prefix}:lease", f"{prefix}:probe"
         self._is_away = False
 
     def problem(self) -> str | None:
-        """Return why Redis cannot be used right now, or None if it answers."""
+        """Return why Redis cannot be used right now, or None if it takes and gives."""
         try:
-            self._redis.ping()
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(self._probe_key, 1, pxat=int(time.time() * 1000) + 1000)
+                pipe.delete(self._probe_key)
+                pipe.execute()
         except RedisError as error:
             return str(error)
         return None
 
     def renew(self, stale: str | None, ask: Ask, *, give_up_at: float) -> Outcome:
-        """Return a token other than `stale`, from Redis or by `ask`; without Redis, by `ask` alone."""
+        """Return a token to use instead of `stale`, from Redis or by `ask`; without Redis, by `ask` alone."""
         try:
             found = self._find_or_lease(stale, give_up_at)
-            if isinstance(found, Held):
-                return found
-            lease, server_time, forced = found
         except RedisError as error:
             self._note_outage(error)
+            found = None
+        if isinstance(found, Held):
+            return found
+        if found is None:
             return ask(self._left(give_up_at))
-        try:
-            return self._ask_and_publish(ask, give_up_at, server_time, forced=forced)
-        finally:
-            self._release(lease)
+        return self._ask_and_publish(found, stale, ask, give_up_at)
 
-    def _find_or_lease(self, stale: str | None, give_up_at: float) -> Held | tuple[Lock, float, bool]:
-        """Return a token to use, or the lease to ask for one with Redis' time and whether a caller forces it."""
-        lease = self._redis.lock(self._lease_key, timeout=self._lease_seconds, thread_local=False)
-        while not lease.acquire(blocking=False):
-            if (held := self._usable(self._look(), stale)) is not None:
+    def _find_or_lease(self, stale: str | None, give_up_at: float) -> Held | _Lease | None:
+        """Return a token to use, or the lease to ask for one, or None if each asks for itself."""
+        lock = self._redis.lock(self._lease_key, timeout=self._lease_seconds, thread_local=False)
+        while True:
+            ends_at = self._clock() + self._lease_seconds
+            is_mine = lock.acquire(blocking=False)
+            try:
+                # Also with the lease: its last owner may have left a token.
+                found = self._look()
+                held = self._choose(found, stale)
+            except BaseException:
+                if is_mine:
+                    self._release(lock)
+                raise
+            if is_mine and held is None and not found.not_shared:
+                return _Lease(lock, ends_at, found)
+            if is_mine:
+                self._release(lock)
+            if held is not None or found.not_shared:
                 return held
             if self._clock() >= give_up_at:
                 raise UpstreamFailedError("bakrypt did not answer in time", detail="another process has the lease")
             self._sleep(_POLL)
-        try:
-            # Looked at again: the last owner may have left a token.
-            found = self._look()
-            held = self._usable(found, stale)
-            if held is None:
-                forced = found.held is not None and self._clock() < found.held.advisory_at
-                return lease, self._server_time(), forced
-        except BaseException:
-            self._release(lease)
-            raise
-        self._release(lease)
-        return held
 
     def _look(self) -> _Found:
         asked_at = self._clock()
@@ -128,78 +152,87 @@ class RedisFleet:
             pipe.get(self._error_key)
             pipe.pttl(self._error_key)
             pipe.exists(self._forced_key)
-            token, token_ttl, error, error_ttl, forced = pipe.execute()
-        self._note_return()
+            pipe.time()
+            token, token_ttl, error, error_ttl, forced, (seconds, microseconds) = pipe.execute()
+        failure = self._open(error)
+        not_shared = failure is not None and failure["kind"] == _NOT_SHARED
         return _Found(
-            self._open_token(token, asked_at + token_ttl / 1000), self._open_error(error, error_ttl), bool(forced)
+            self._open_token(token, asked_at + token_ttl / 1000),
+            None if failure is None or not_shared else _to_error(failure, error_ttl / 1000),
+            bool(forced),
+            not_shared,
+            seconds + microseconds / 1_000_000,
         )
 
-    def _usable(self, found: _Found, stale: str | None) -> Held | None:
+    def _choose(self, found: _Found, stale: str | None) -> Held | None:
         """Return what was found if it will do, and raise the error that was found instead."""
         held, now = found.held, self._clock()
-        is_good = held is not None and now < (held.mandatory_at if held.access_token != stale else held.advisory_at)
-        if held is not None and is_good and (held.access_token != stale or found.was_forced):
+        if held is not None and held.access_token != stale and now < held.mandatory_at:
             return held
-        if found.error is not None:
-            raise found.error
-        return None
+        if held is not None and held.access_token == stale and now < held.advisory_at and found.was_forced:
+            return held
+        if found.error is None:
+            return None
+        return self._last_resort(found, stale, found.error)
 
-    def _server_time(self) -> float:
-        seconds, microseconds = self._redis.time()
-        return seconds + microseconds / 1_000_000
+    def _last_resort(self, found: _Found, stale: str | None, error: BakryptError) -> Held:
+        """Return what was found if it still lives, though it should be renewed; else raise the error."""
+        held = found.held
+        if held is None or held.access_token == stale or held.left(self._clock()) == 0:
+            raise error
+        return held
 
-    def _ask_and_publish(self, ask: Ask, give_up_at: float, server_time: float, *, forced: bool) -> Outcome:
+    def _ask_and_publish(self, lease: _Lease, stale: str | None, ask: Ask, give_up_at: float) -> Outcome:
         try:
-            outcome = ask(self._left(give_up_at))
+            outcome = ask(min(self._left(give_up_at), lease.ends_at - self._clock()))
         except BakryptError as error:
-            self._publish_error(error)
+            self._publish(lease, partial(self._set_error, error=error))
+            return self._last_resort(lease.found, stale, error)
+        except BaseException:
+            self._release(lease.lock)
             raise
-        if isinstance(outcome, Held):
-            self._publish(outcome, server_time, forced=forced)
+        self._publish(lease, partial(self._set_outcome, outcome=outcome, found=lease.found))
         return outcome
 
     def _left(self, give_up_at: float) -> float:
         return max(give_up_at - self._clock(), SHORTEST_ASK)
 
-    def _publish(self, held: Held, server_time: float, *, forced: bool) -> None:
-        # The life began after `server_time`, so that in Redis it ends no later than upstream.
-        ends_at = int((server_time + held.life) * 1000)
-        sealed = self._seal.encrypt(json.dumps({"token": held.token, "life": held.life}).encode())
+    def _publish(self, lease: _Lease, write: Callable[["Pipeline"], None]) -> None:
         try:
             with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(self._token_key, sealed, pxat=ends_at)
-                pipe.delete(self._error_key)
-                if forced:
-                    pipe.set(self._forced_key, 1, px=int(FORCED_APART * 1000))
+                write(pipe)
                 pipe.execute()
         except RedisError as error:
+            # The lease ends by itself; a Redis that hangs is not waited for once more.
             self._note_outage(error)
+        else:
+            self._release(lease.lock)
 
-    def _publish_error(self, error: BakryptError) -> None:
-        if type(error).__name__ not in _KINDS or not error.try_again_in:
+    def _set_outcome(self, pipe: "Pipeline", *, outcome: Outcome, found: _Found) -> None:
+        if not isinstance(outcome, Held):
+            self._set_failure(pipe, {"kind": _NOT_SHARED}, _NOT_SHARED_FOR)
             return
-        members = ("description", "status", "error", "detail", "retry_after")
-        body = {"kind": type(error).__name__, **{name: getattr(error, name) for name in members}}
-        try:
-            self._redis.set(
-                self._error_key,
-                self._seal.encrypt(json.dumps(body).encode()),
-                px=max(1, int(error.try_again_in * 1000)),
-            )
-        except RedisError as away:
-            self._note_outage(away)
+        # The life began after the server's time was read, so that in Redis it ends no later than upstream.
+        ends_at = int((found.server_time + outcome.life) * 1000)
+        sealed = self._seal.encrypt(json.dumps({"token": outcome.token, "life": outcome.life}).encode())
+        pipe.set(self._token_key, sealed, pxat=ends_at)
+        pipe.delete(self._error_key)
+        if found.held is not None and self._clock() < found.held.advisory_at:
+            # It was renewed before its time: a caller had reported it.
+            pipe.set(self._forced_key, 1, px=int(FORCED_APART * 1000))
+
+    def _set_error(self, pipe: "Pipeline", *, error: BakryptError) -> None:
+        if type(error).__name__ in _KINDS and error.try_again_in:
+            members = ("description", "status", "error", "detail", "retry_after")
+            body = {"kind": type(error).__name__, **{name: getattr(error, name) for name in members}}
+            self._set_failure(pipe, body, error.try_again_in)
+
+    def _set_failure(self, pipe: "Pipeline", body: dict[str, object], seconds: float) -> None:
+        pipe.set(self._error_key, self._seal.encrypt(json.dumps(body).encode()), px=max(1, int(seconds * 1000)))
 
     def _open_token(self, sealed: bytes | None, ends_at: float) -> Held | None:
         body = self._open(sealed)
         return None if body is None else Held(cast("AccessToken", body["token"]), body["life"], ends_at)
-
-    def _open_error(self, sealed: bytes | None, ttl: int) -> BakryptError | None:
-        body = self._open(sealed)
-        if body is None:
-            return None
-        error = _KINDS[body.pop("kind")](body.pop("description"), **body)
-        error.try_again_in = ttl / 1000
-        return error
 
     def _open(self, sealed: bytes | None) -> dict[str, Any] | None:
         try:
@@ -207,23 +240,32 @@ class RedisFleet:
         except InvalidToken:
             return None  # not ours: written over by somebody without the secret
 
-    def _release(self, lease: Lock) -> None:
+    def _release(self, lock: Lock) -> None:
         try:
-            lease.release()
+            lock.release()
         except LockError:
             pass  # it ran out, and may be another's by now
         except RedisError as error:
             self._note_outage(error)
+        else:
+            self._note_return()
 
     def _note_outage(self, error: RedisError) -> None:
         if not self._is_away:
-            logger.warning("Redis is away, this process gets its own token: %s", type(error).__name__)
+            logger.warning("Redis is away, this process gets its own token: %s", error)
         self._is_away = True
 
     def _note_return(self) -> None:
+        """Note that Redis takes and gives: a lease was taken, written under, and released."""
         if self._is_away:
             logger.info("Redis is back, the token is shared again")
         self._is_away = False
+
+
+def _to_error(body: dict[str, Any], seconds: float) -> BakryptError:
+    error = _KINDS[body.pop("kind")](body.pop("description"), **body)
+    error.try_again_in = seconds
+    return error
 
 
 def _derive(secret: str, purpose: bytes) -> bytes:

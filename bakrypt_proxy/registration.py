@@ -49,7 +49,7 @@ class Registration:
             settings = Settings.from_mapping(app.config, os.environ) if client is None else client.settings
         if client is None:
             client = BakryptClient(settings)
-        fleet = _create_fleet(settings)
+        fleet = _create_fleet(settings, client.settings)
         shared_token = _share(client, settings, fleet) if settings.share_token else None
         return cls(blueprint, settings, client, Gate(settings, authorize), fleet, shared_token)
 
@@ -85,18 +85,19 @@ class Registration:
         return next(found for found in registrations.values() if found.blueprint is blueprint)
 
 
-def _create_fleet(settings: Settings) -> "RedisFleet | None":
-    if not settings.share_token or settings.redis_url is None or settings.token is None:
+def _create_fleet(settings: Settings, account: Settings) -> "RedisFleet | None":
+    """Return what shares the token of the client's account, if it is to be shared through Redis."""
+    if not settings.share_token or settings.redis_url is None or account.token is None:
         return None
     from .fleet import RedisFleet  # noqa: PLC0415 - redis and cryptography are an extra
 
-    return RedisFleet(settings.redis_url, secret=settings.token, upstream=settings.url, timeout=settings.timeout)
+    return RedisFleet(settings.redis_url, secret=account.token, upstream=account.url, timeout=account.timeout)
 
 
 def _share(client: BakryptClient, settings: Settings, fleet: "RedisFleet | None") -> SharedToken:
     return SharedToken(
         lambda seconds: client.exchange(timeout=seconds, shared=True),
-        timeout=settings.timeout,
+        timeout=client.settings.timeout,
         network=settings.network,
         fleet=fleet,
     )

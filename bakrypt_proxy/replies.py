@@ -90,6 +90,7 @@ def _credentials_refused(endpoint: Endpoint, reply: Reply) -> CredentialsRefused
     return CredentialsRefusedError(
         "bakrypt refused this server's credentials",
         detail=f"status {reply.status} from {endpoint.path}: look at {endpoint.settings}",
+        retry_after=reply.retry_after,
     )
 
 
@@ -147,7 +148,9 @@ def _finite(text: str) -> float:
 def _failure(description: str, reply: Reply, *, hint: str = "") -> UpstreamFailedError:
     # The body is left out on purpose: it may hold a token.
     detail = f"status {reply.status}, {len(reply.body)} bytes read"
-    return UpstreamFailedError(description, detail=f"{detail}; {hint}" if hint else detail)
+    return UpstreamFailedError(
+        description, detail=f"{detail}; {hint}" if hint else detail, retry_after=reply.retry_after
+    )
 
 
 def retry_after_seconds(value: str | None) -> float | None:
@@ -157,4 +160,7 @@ def retry_after_seconds(value: str | None) -> float | None:
     if value.isascii() and value.isdigit():
         return float(value)
     date = parsedate_tz(value)
-    return None if date is None else max(0.0, mktime_tz(date) - time.time())
+    try:
+        return None if date is None else max(0.0, mktime_tz(date) - time.time())
+    except (ValueError, OverflowError):  # a year that no clock knows
+        return None

@@ -212,8 +212,17 @@ def _credential_file(value: object) -> str:
 
 def _redis_url(value: object) -> str:
     text = _text(value)
-    if not re.match(r"(rediss?://[^/]|unix:///)", text):
-        raise ValueError("must begin with redis:// or rediss:// and a host, or with unix:// and a path")
+    try:
+        parts = urlsplit(text)
+        is_address = bool(parts.hostname or parts.scheme == "unix") and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_address = False
+    if not is_address or parts.scheme not in {"redis", "rediss", "unix"} or parts.query or parts.fragment:
+        # Not the address itself: it may hold a password.
+        raise ValueError(
+            "is not an address such as redis://:password@host:6379/0, rediss://... or unix:///path "
+            "(no query; write / # ? @ in a password as %2F %23 %3F %40)"
+        )
     if find_spec("redis") is None or find_spec("cryptography") is None:
         raise ValueError("needs two more packages: install bakrypt_proxy[redis]")
     return text

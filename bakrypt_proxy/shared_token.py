@@ -10,10 +10,10 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol, Self, cast
+from typing import Protocol, cast
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError
 from .observation import outcome_of, shared_token_renewed, shared_token_served
@@ -25,10 +25,11 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 FORCED_APART = 5.0  # seconds between renewals that callers ask for
-SHORTEST_ASK = 0.3  # seconds to ask bakrypt for one who has waited for others all the time
+SHORTEST_ASK = 0.3  # seconds to ask bakrypt that are left even to one who has waited for others all the time
 _GRACE = 0.7  # seconds that a caller waits beyond the timeout, for a lease whose owner was lost
 _ADVISORY = (0.10, 60.0)  # a share of the life, and at least so many seconds
 _MANDATORY = (0.02, 10.0)
+_LONGEST_LIFE = 366 * 86400.0  # what Redis and the arithmetic of clocks can hold for certain
 _BACKOFF = (1.0, 10.0)  # seconds after a first failure, and at most after several
 _CREDENTIALS_BACKOFF = 30.0
 _LONGEST_RETRY_AFTER = 3600.0
@@ -47,12 +48,12 @@ class Held:
         """What the callers are after."""
         return self.token["access_token"]
 
-    @cached_property
+    @property
     def advisory_at(self) -> float:
         """From when a renewal goes on behind the callers' backs."""
         return self.ends_at - _window(self.life, *_ADVISORY)
 
-    @cached_property
+    @property
     def mandatory_at(self) -> float:
         """From when callers wait for the renewal."""
         return self.ends_at - _window(self.life, *_MANDATORY)
@@ -80,6 +81,7 @@ def hold(token: AccessToken, asked_at: float) -> Held | None:
     life = _seconds(token.get("expires_in"))
     if life is None:
         return None
+    life = min(life, _LONGEST_LIFE)
     shared = {name: value for name, value in token.items() if name != "refresh_token"}
     return Held(cast("AccessToken", shared), life, asked_at + life)
 
@@ -102,7 +104,10 @@ class Fleet(Protocol):
     """What the processes of a fleet share; `fleet.py` has the one on Redis."""
 
     def renew(self, stale: str | None, ask: Ask, *, give_up_at: float) -> Outcome:
-        """Return a token other than `stale`, found or by `ask(seconds)`. Raise the error that asking met."""
+        """Return a token to use instead of `stale`, found or by `ask(seconds)`. Raise the error that asking met.
+
+        It may be `stale` itself, if callers had it renewed only just now.
+        """
 
 
 class Backoff:
@@ -137,35 +142,34 @@ class Backoff:
 
     def seconds(self, error: BakryptError) -> float:
         """Return how long nobody should ask again after this error. `Retry-After` is obeyed."""
-        asked_for = retry_after_seconds(error.retry_after)
-        if asked_for is not None:
-            return min(asked_for, _LONGEST_RETRY_AFTER)
         first, longest = _BACKOFF
-        growing = min(first * 2**self._failures, longest)
-        return self._jitter(0.5, 1.5) * (
-            _CREDENTIALS_BACKOFF if isinstance(error, CredentialsRefusedError) else growing
-        )
+        growing = min(first * 2 ** min(self._failures, 10), longest)
+        own = self._jitter(0.5, 1.5) * (_CREDENTIALS_BACKOFF if isinstance(error, CredentialsRefusedError) else growing)
+        asked_for = retry_after_seconds(error.retry_after)
+        return own if asked_for is None else max(own, min(asked_for, _LONGEST_RETRY_AFTER))
 
 
 class _Renewal:
-    """One renewal, and all who wait for it."""
+    """One renewal, and all who wait for it. `leader` is the thread that carries it out, if it is one of theirs."""
 
-    def __init__(self, stale: str | None, started: float, *, forced: bool) -> None:
+    def __init__(
+        self, stale: str | None, give_up_at: float, *, forced: bool = False, leader: int | None = None
+    ) -> None:
         self.stale = stale
-        self.started = started
+        self.give_up_at = give_up_at
         self.forced = forced
+        self.leader = leader
         self._done = threading.Event()
         self._result: Outcome | BakryptError | None = None
 
-    def finish(self, result: Outcome | BakryptError) -> Self:
+    def finish(self, result: Outcome | BakryptError) -> None:
         """Give the result to all who wait."""
         self._result = result
         self._done.set()
-        return self
 
     def wait(self, seconds: float) -> Outcome | BakryptError:
         """Return the result, or an error of its own if there is none after so many seconds."""
-        if self._done.wait(seconds) and self._result is not None:
+        if self._done.wait(max(0, seconds)) and self._result is not None:
             return self._result
         return UpstreamFailedError("bakrypt did not answer in time", detail="waited for another caller's renewal")
 
@@ -173,8 +177,8 @@ class _Renewal:
 class SharedToken:
     """Serves one token to all callers of a process and, through a `fleet`, of others.
 
-    `fetch(seconds)` asks bakrypt for a token and takes no longer than that. No caller waits longer than a second beyond
-    `timeout`, which is in seconds.
+    `fetch(seconds)` asks bakrypt for a token and takes no longer than that. Callers wait for about a second beyond
+    `timeout`, in seconds, at the most.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first are named
@@ -196,6 +200,8 @@ class SharedToken:
         self._held: Held | None = None
         self._forced_at = -math.inf
         self._start_anew()
+        in_child = weakref.WeakMethod(self._start_anew)
+        os.register_at_fork(after_in_child=lambda: (start_anew := in_child()) and start_anew())
 
     def get(self, rejected: str | None = None) -> AccessToken:
         """Return the token with what is left of its life, renewed first if it must be.
@@ -203,23 +209,17 @@ class SharedToken:
         `rejected` is an access token that bakrypt did not take from the caller: if it is the one being shared, it is
         renewed. Raises the `BakryptError` that a renewal met, unless the old token still lives.
         """
-        if self._pid != os.getpid():
-            self._start_anew()
         held, now = self._held, self._clock()
-        if held is not None and self._serves(held, rejected, now):
-            if now >= held.advisory_at:
-                self._renew_behind(held)
-            if shared_token_served.receivers:
-                shared_token_served.send(network=self._network)
-            return held.reply(now)
-        renewal, mine = self._join(rejected)
-        if mine:
-            self._carry_out(renewal)
-        return self._answer(renewal.wait(self._timeout + _GRACE), rejected, mine=mine)
+        if held is None or not self._serves(held, rejected, now):
+            return self._get_renewed(rejected, now + self._timeout + _GRACE)
+        if now >= held.advisory_at:
+            self._renew_behind(held)
+        if shared_token_served.receivers:
+            shared_token_served.send(network=self._network)
+        return held.reply(now)
 
     def _start_anew(self) -> None:
         """Begin with a lock of one's own: one that was copied by a fork may be held by a thread that was not."""
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._renewal: _Renewal | None = None
 
@@ -227,21 +227,36 @@ class SharedToken:
         refused = held.access_token == rejected and now >= self._forced_at + FORCED_APART
         return now < held.mandatory_at and not refused
 
-    def _join(self, rejected: str | None) -> tuple[_Renewal, bool]:
-        """Return the renewal to wait for, and whether the caller is the one to carry it out."""
+    def _get_renewed(self, rejected: str | None, give_up_at: float) -> AccessToken:
+        joined = self._join(rejected, give_up_at)
+        if not isinstance(joined, _Renewal):
+            return self._answer(joined, rejected)
+        mine = joined.leader == threading.get_ident()
+        if mine:
+            self._carry_out(joined)
+        result = joined.wait(give_up_at - self._clock())
+        if isinstance(result, Held) and not mine and not self._serves(result, rejected, self._clock()):
+            # It was renewed for another reason than this caller's, and is the refused one, or ends too soon.
+            return self._get_renewed(rejected, give_up_at)
+        if isinstance(result, dict) and not mine:
+            return self._fetch(max(SHORTEST_ASK, min(self._timeout, give_up_at - self._clock())))
+        return self._answer(result, rejected)
+
+    def _join(self, rejected: str | None, give_up_at: float) -> _Renewal | Held | BakryptError:
+        """Return the renewal to wait for, to be carried out if one's own thread leads it, or what makes it needless."""
         with self._lock:
             # Looked at again: it may have been renewed while the caller waited for the lock.
             held, now = self._held, self._clock()
             if held is not None and self._serves(held, rejected, now):
-                return _Renewal(None, now, forced=False).finish(held), False
+                return held
             if (running := self._running(now)) is not None:
-                return running, False
+                return running
             if (error := self._backoff.error()) is not None:
-                return _Renewal(None, now, forced=False).finish(error), False
+                return error
             forced = rejected is not None and (held is None or now < held.mandatory_at)
             stale = rejected if held is None else held.access_token
-            self._renewal = _Renewal(stale, now, forced=forced)
-            return self._renewal, True
+            self._renewal = _Renewal(stale, give_up_at, forced=forced, leader=threading.get_ident())
+            return self._renewal
 
     def _renew_behind(self, held: Held) -> None:
         """Renew in a thread of its own, so that not even one caller waits for it."""
@@ -249,16 +264,23 @@ class SharedToken:
             now = self._clock()
             if self._held is not held or self._running(now) is not None or self._backoff.error() is not None:
                 return
-            self._renewal = renewal = _Renewal(held.access_token, now, forced=False)
-        threading.Thread(target=self._carry_out, args=(renewal,), name="bakrypt-renewal", daemon=True).start()
+            self._renewal = renewal = _Renewal(held.access_token, now + self._timeout + _GRACE)
+        thread = threading.Thread(target=self._carry_out, args=(renewal,), name="bakrypt-renewal", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads are to be had; the next caller tries again
+            logger.warning("the shared token is not being renewed: %s", error)
+            self._renewal = None
 
     def _running(self, now: float) -> _Renewal | None:
         """Return the renewal under way; one whose thread was lost is not waited for."""
         renewal = self._renewal
-        return None if renewal is None or now > renewal.started + self._timeout + _GRACE else renewal
+        return None if renewal is None or now > renewal.give_up_at else renewal
 
     def _carry_out(self, renewal: _Renewal) -> None:
-        result: Outcome | BakryptError = UpstreamFailedError("the renewal broke off")
+        broken_off = UpstreamFailedError("the renewal broke off")
+        broken_off.try_again_in = self._backoff.seconds(broken_off)
+        result: Outcome | BakryptError = broken_off
         try:
             result = self._obtain(renewal)
         except BakryptError as error:
@@ -271,44 +293,57 @@ class SharedToken:
     def _obtain(self, renewal: _Renewal) -> Outcome:
         if self._fleet is None:
             return self._ask(self._timeout)
-        return self._fleet.renew(renewal.stale, self._ask, give_up_at=renewal.started + self._timeout + _GRACE)
+        return self._fleet.renew(renewal.stale, self._ask, give_up_at=renewal.give_up_at)
 
     def _ask(self, seconds: float) -> Outcome:
         asked_at = self._clock()
         try:
             token = self._fetch(min(seconds, self._timeout))
         except BakryptError as error:
-            error.try_again_in = self._backoff.seconds(error)
+            # A call that was cut short because its caller had waited before says little about bakrypt.
+            error.try_again_in = self._backoff.seconds(error) if seconds >= self._timeout else None
             raise
         return hold(token, asked_at) or token
 
     def _take_in(self, renewal: _Renewal, result: Outcome | BakryptError) -> None:
         with self._lock:
-            if self._renewal is not renewal:  # given up, and another has taken its place
-                return
-            self._renewal = None
-            if isinstance(result, BakryptError):
-                self._backoff.note(result)
-            else:
-                self._backoff.forget()
-            if isinstance(result, Held):
+            is_current = self._renewal is renewal
+            if is_current:
+                self._renewal = None
+            if isinstance(result, Held) and (is_current or self._held is None or result.ends_at > self._held.ends_at):
                 self._held = result
-                self._forced_at = self._clock() if renewal.forced else self._forced_at
-        outcome = outcome_of(result) if isinstance(result, BakryptError) else "success"
+            if renewal.forced and not isinstance(result, BakryptError):
+                self._forced_at = self._clock()
+            error = self._failure(renewal, result)
+            if error is None:
+                self._backoff.forget()
+            else:
+                self._backoff.note(error)
+            held = self._held
+        outcome = "success" if error is None else outcome_of(error)
         shared_token_renewed.send(network=self._network, outcome=outcome)
-        if isinstance(result, BakryptError) and self._held is not None:
-            left = self._held.left(self._clock())
-            logger.warning("the shared token, with %d s left, was not renewed: %s", left, result.explain())
+        if error is not None and held is not None:
+            left = held.left(self._clock())
+            logger.warning("the shared token, with %d s left, was not renewed: %s", left, error.explain())
 
-    def _answer(self, result: Outcome | BakryptError, rejected: str | None, *, mine: bool) -> AccessToken:
+    def _failure(self, renewal: _Renewal, result: Outcome | BakryptError) -> BakryptError | None:
+        """Return a renewal's error. A token without a life is one, too, where no caller is there to get it."""
+        if isinstance(result, BakryptError):
+            return result
+        if isinstance(result, Held) or renewal.leader is not None:
+            return None
+        error = UpstreamFailedError("bakrypt's reply does not say how long the token lives")
+        error.try_again_in = self._backoff.seconds(error)
+        return error
+
+    def _answer(self, result: Outcome | BakryptError, rejected: str | None) -> AccessToken:
         held, now = self._held, self._clock()
         if isinstance(result, BakryptError):
             if held is not None and held.left(now) > 0 and held.access_token != rejected:
                 return held.reply(now)
             raise result.again()
         if not isinstance(result, Held):
-            return result if mine else self._fetch(self._timeout)
-        if result.access_token == rejected and not mine and not self._serves(result, rejected, now):
-            # It was renewed for another reason than this caller's, and found in the fleet as it was.
-            return self.get(rejected)
+            return result
+        if now >= result.ends_at:
+            raise UpstreamFailedError("bakrypt's token ended before it was here")
         return result.reply(now)

@@ -65,6 +65,10 @@ class RedisServer:
         with Redis.from_url(self.url) as redis:
             wait_until(lambda: answers(redis))
 
+    def freeze(self) -> None:
+        """Stop it without ending it: connections are taken and nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         """Kill it with SIGKILL."""
         self._process.kill()
@@ -362,6 +366,55 @@ def test_redis_dies_during_the_call(upstream: Upstream, redis_server: RedisServe
     upstream.behave = kill_redis
     assert member(environ).get()["access_token"] == TOKEN_REPLY["access_token"]
     assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_redis_that_hangs(upstream: Upstream, redis_server: RedisServer, when: str) -> None:
+    """It refuses nothing and answers nothing: all callers have the token all the same, from one call, and in time."""
+    timeout = 1.0
+    environ = {**upstream.environ, "BAKRYPT_REDIS_URL": redis_server.url, "BAKRYPT_TIMEOUT": str(timeout)}
+
+    def slow(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        redis_server.freeze()
+        time.sleep(0.3)
+        replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+    upstream.behave = slow
+    token = member(environ)
+    if when == "before":
+        redis_server.freeze()
+    started = time.monotonic()
+    with ThreadPoolExecutor(5) as pool:
+        replies = list(pool.map(lambda _: token.get(), range(5)))
+    assert time.monotonic() - started < timeout + 1
+    assert {reply["access_token"] for reply in replies} == {TOKEN_REPLY["access_token"]}
+    assert len(upstream.requests) == 1
+
+
+def test_a_new_process_late_in_a_tokens_life(sandbox: Sandbox, environ: dict[str, str]) -> None:
+    """Bakrypt is down, and the token should have been renewed already: it is served as long as it lives."""
+    sandbox.expires_in = 600
+    held = member(environ).get()
+    with Redis.from_url(environ["BAKRYPT_REDIS_URL"]) as redis:
+        (key,) = redis.keys("*:token")
+        redis.pexpire(key, 8000)
+    sandbox.fail = 503
+    late = member(environ)
+    for _ in range(5):
+        reply = late.get()
+        assert reply["access_token"] == held["access_token"]
+        assert 0 < reply["expires_in"] <= 8
+    assert sandbox.calls["/auth/exchange/"] == 2
+
+
+def test_a_fleet_whose_tokens_have_no_life(upstream: Upstream, environ: dict[str, str]) -> None:
+    """They do not wait for each other."""
+    upstream.behave = replying(200, {name: value for name, value in TOKEN_REPLY.items() if name != "expires_in"})
+    members = [member(environ | upstream.environ | {"BAKRYPT_TIMEOUT": "5"}) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(lambda token: token.get(), members))
+    assert all(reply["refresh_token"] for reply in replies)
+    assert len(upstream.requests) == 6
 
 
 @pytest.mark.parametrize("shift", [3600, -3600])

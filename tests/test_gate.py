@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from conftest import create_app
-from flask import Flask, Response, redirect, request
+from flask import Flask, Response, abort, redirect, request
 from flask_cors import CORS
 
 from bakrypt_proxy import create_blueprint
@@ -156,6 +156,28 @@ def test_cors_headers_on_every_reply(app: Flask, send: dict[str, Any], status: i
     assert reply.status_code == status
     assert reply.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
     assert "Origin" in reply.vary
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 429, 500, 503])
+@pytest.mark.parametrize("path", ["/auth/exchange/", "/auth/token"])
+def test_cors_headers_whoever_says_no(app: Flask, path: str, status: int) -> None:
+    """A limiter, a login or a fault of the host's."""
+    app.before_request(lambda: abort(status))
+    reply = app.test_client().post(path, headers={"Origin": LISTED})
+    assert reply.status_code == status
+    assert reply.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"])
+@pytest.mark.parametrize("path", ["/auth/exchange/", "/auth/token"])
+def test_a_form_on_another_site_gets_nothing(app: Flask, sandbox: Sandbox, path: str, content_type: str) -> None:
+    """A form needs no preflight, whatever it is sent to."""
+    headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    data = b"username=alice&password=alice-password"
+    reply = app.test_client().post(path, headers=headers, data=data, content_type=content_type)
+    assert reply.status_code == 403
+    assert "access_token" not in reply.text
+    assert not sandbox.calls
 
 
 @pytest.mark.parametrize(("mishap", "status"), [("fail", 500), ("throttle", 429)])

@@ -1,6 +1,6 @@
 """One token for all callers of a process: asked for once, counted down, renewed before anybody waits."""
 
-import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +10,16 @@ import pytest
 from conftest import Clock, create_app
 from hypothesis import given
 from hypothesis import strategies as st
+from misbehaving import Upstream, replying
 
-from bakrypt_proxy import AccessToken, BakryptClient, BakryptError, CredentialsRefusedError, UpstreamFailedError
+from bakrypt_proxy import (
+    AccessToken,
+    BakryptClient,
+    BakryptError,
+    CredentialsRefusedError,
+    Settings,
+    UpstreamFailedError,
+)
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.shared_token import SharedToken
 
@@ -235,19 +243,18 @@ def test_refused_credentials_are_remembered(clock: Clock, bakrypt_calls: Bakrypt
     assert bakrypt_calls.calls == 2
 
 
-@pytest.mark.parametrize(("asked_for", "seconds"), [("7", 7), ("0", 0), ("999999", 3600)])
+@pytest.mark.parametrize(("asked_for", "seconds"), [("7", 7), ("0", 1), ("999999", 3600)])
 def test_retry_after_is_obeyed(clock: Clock, bakrypt_calls: Bakrypt, asked_for: str, seconds: int) -> None:
     """And counts down in the replies meanwhile."""
     token = share(bakrypt_calls, clock)
     bakrypt_calls.error = UpstreamFailedError("slow down", retry_after=asked_for)
     with pytest.raises(UpstreamFailedError):
         token.get()
-    if seconds:
-        clock.now += seconds - 0.5
-        with pytest.raises(UpstreamFailedError) as caught:
-            token.get()
-        assert caught.value.retry_after == "1"
-        assert bakrypt_calls.calls == 1
+    clock.now += seconds - 0.5
+    with pytest.raises(UpstreamFailedError) as caught:
+        token.get()
+    assert caught.value.retry_after == "1"
+    assert bakrypt_calls.calls == 1
     clock.now += 0.5
     bakrypt_calls.error = None
     assert token.get()["expires_in"] == LIFE
@@ -268,11 +275,13 @@ def test_a_senseless_life_is_not_shared(clock: Clock, expires_in: object) -> Non
     assert len({reply["access_token"] for reply in replies}) == 20
 
 
-@pytest.mark.parametrize(("expires_in", "left"), [("36000", 36000), (1.9, 1), ("2.5", 2), (" 60 ", 60), (1e300, None)])
-def test_an_odd_life_is_understood(clock: Clock, expires_in: object, left: int | None) -> None:
+@pytest.mark.parametrize(
+    ("expires_in", "left"), [("36000", 36000), (1.9, 1), ("2.5", 2), (" 60 ", 60), (1e300, 366 * 86400)]
+)
+def test_an_odd_life_is_understood(clock: Clock, expires_in: object, left: int) -> None:
     """A number in quotes, or with a fraction."""
     token = share(Bakrypt(expires_in), clock)
-    assert token.get()["expires_in"] == (left if left is not None else math.floor(1000.0 + 1e300 - 1000.0))
+    assert token.get()["expires_in"] == left
 
 
 def test_fifty_tabs_report_the_same_dead_token(sandbox: Sandbox) -> None:
@@ -380,6 +389,92 @@ def test_nobody_waits_longer_than_the_timeout() -> None:
     release.set()
     leader.join()
     assert token.get()["access_token"] == "token-2"
+
+
+def test_a_token_without_a_life_in_the_advisory_window(clock: Clock, bakrypt_calls: Bakrypt) -> None:
+    """Nobody could use it, so it counts as a failure, and the old token is served to its end."""
+    token = share(bakrypt_calls, clock)
+    token.get()
+    clock.now += LIFE * 0.9
+    bakrypt_calls.expires_in = None
+    for _ in range(50):
+        assert token.get()["access_token"] == "token-1"
+        settle()
+    assert bakrypt_calls.calls == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the fault is meant
+def test_a_fault_behind_the_callers_is_not_repeated_at_once(clock: Clock, bakrypt_calls: Bakrypt) -> None:
+    """The old token is served; the fault is tried again after the back-off alone."""
+    faults: list[int] = []
+
+    def faulty(seconds: float) -> AccessToken:
+        if not bakrypt_calls.calls:
+            return bakrypt_calls(seconds)
+        faults.append(1)
+        raise RuntimeError("a fault")
+
+    token = share(faulty, clock)
+    token.get()
+    clock.now += LIFE * 0.9
+    for _ in range(50):
+        token.get()
+        settle()
+    assert len(faults) == 1
+
+
+def test_a_token_that_ended_on_its_way(clock: Clock) -> None:
+    """It is no use to anybody."""
+
+    def slow(seconds: float) -> AccessToken:
+        clock.now += 3
+        return Bakrypt(expires_in=2)(seconds)
+
+    with pytest.raises(UpstreamFailedError, match="ended before it was here"):
+        share(slow, clock).get()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(503, b"down"), (429, b"{}"), (401, b"{}")], ids=["down", "throttled", "refused"]
+)
+@pytest.mark.parametrize("asked_for", ["60", None])
+def test_retry_after_of_any_failure(
+    upstream: Upstream, clock: Clock, status: int, body: bytes, asked_for: str | None
+) -> None:
+    """Through the real client: a date too, and one that no clock knows is as none."""
+    value = asked_for or "Mon, 01 Jan 99999999999 00:00:00 GMT"
+    upstream.behave = replying(status, body, f"Retry-After: {value}")
+    client = BakryptClient(Settings.from_mapping(upstream.environ))
+    token = share(lambda seconds: client.exchange(timeout=seconds), clock)
+    for _ in range(59):
+        with pytest.raises(BakryptError):
+            token.get()
+        clock.now += 1
+    assert (len(upstream.requests) == 1) == (asked_for is not None)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_renewal(clock: Clock) -> None:
+    """The child has a lock of its own, and does not wait for a thread that it does not have."""
+    started, release = threading.Event(), threading.Event()
+
+    def slow(seconds: float) -> AccessToken:
+        started.set()
+        release.wait(10)
+        return Bakrypt()(seconds)
+
+    token = share(slow, clock)
+    thread = threading.Thread(target=token.get)
+    thread.start()
+    started.wait(5)
+    with token._lock:  # noqa: SLF001 - held by another thread at the moment of the fork
+        child = os.fork()
+        if child == 0:
+            release.set()
+            os._exit(0 if token.get()["access_token"] == "token-1" else 1)
+    release.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 ODD_LIVES = st.one_of(
