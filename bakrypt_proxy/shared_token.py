@@ -30,7 +30,9 @@ _GRACE = 0.7  # seconds that a caller waits beyond the timeout, for a lease whos
 _ADVISORY = (0.10, 60.0)  # a share of the life, and at least so many seconds
 _MANDATORY = (0.02, 10.0)
 _LONGEST_LIFE = 366 * 86400.0  # what Redis and the arithmetic of clocks can hold for certain
-_BACKOFF = (1.0, 10.0)  # seconds after a first failure, and at most after several
+_BACKOFF = 1.0  # seconds after a first failure; twice as long after each further one
+_LONGEST_BACKOFF = 10.0
+_LONGEST_BACKOFF_WITHOUT_TOKEN = 2.0  # while callers get the error
 _CREDENTIALS_BACKOFF = 30.0
 _LONGEST_RETRY_AFTER = 3600.0
 
@@ -140,10 +142,9 @@ class Backoff:
             error.retry_after = str(math.ceil(left))
         return error
 
-    def seconds(self, error: BakryptError) -> float:
+    def seconds(self, error: BakryptError, longest: float) -> float:
         """Return how long nobody should ask again after this error. `Retry-After` is obeyed."""
-        first, longest = _BACKOFF
-        growing = min(first * 2 ** min(self._failures, 10), longest)
+        growing = min(_BACKOFF * 2 ** min(self._failures, 10), longest)
         own = self._jitter(0.5, 1.5) * (_CREDENTIALS_BACKOFF if isinstance(error, CredentialsRefusedError) else growing)
         asked_for = retry_after_seconds(error.retry_after)
         return own if asked_for is None else max(own, min(asked_for, _LONGEST_RETRY_AFTER))
@@ -279,7 +280,7 @@ class SharedToken:
 
     def _carry_out(self, renewal: _Renewal) -> None:
         broken_off = UpstreamFailedError("the renewal broke off")
-        broken_off.try_again_in = self._backoff.seconds(broken_off)
+        broken_off.try_again_in = self._backoff_seconds(broken_off)
         result: Outcome | BakryptError = broken_off
         try:
             result = self._obtain(renewal)
@@ -301,9 +302,14 @@ class SharedToken:
             token = self._fetch(min(seconds, self._timeout))
         except BakryptError as error:
             # A call that was cut short because its caller had waited before says little about bakrypt.
-            error.try_again_in = self._backoff.seconds(error) if seconds >= self._timeout else None
+            error.try_again_in = self._backoff_seconds(error) if seconds >= self._timeout else None
             raise
         return hold(token, asked_at) or token
+
+    def _backoff_seconds(self, error: BakryptError) -> float:
+        held = self._held
+        is_alive = held is not None and held.left(self._clock()) > 0
+        return self._backoff.seconds(error, _LONGEST_BACKOFF if is_alive else _LONGEST_BACKOFF_WITHOUT_TOKEN)
 
     def _take_in(self, renewal: _Renewal, result: Outcome | BakryptError) -> None:
         with self._lock:
@@ -333,7 +339,7 @@ class SharedToken:
         if isinstance(result, Held) or renewal.leader is not None:
             return None
         error = UpstreamFailedError("bakrypt's reply does not say how long the token lives")
-        error.try_again_in = self._backoff.seconds(error)
+        error.try_again_in = self._backoff_seconds(error)
         return error
 
     def _answer(self, result: Outcome | BakryptError, rejected: str | None) -> AccessToken:
