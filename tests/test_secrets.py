@@ -17,7 +17,9 @@ from misbehaving import (
     replying,
 )
 
+from app import create_app as create_our_app
 from bakrypt_proxy import BakryptClient, BakryptError, Settings
+from bakrypt_proxy.json_log import JsonFormatter
 from bakrypt_proxy.sandbox import Sandbox
 
 SECRETS = ("planted-exchange-secret", "planted-client-secret")
@@ -112,6 +114,20 @@ def test_commands(upstream: Upstream, behave: Behaviour, command: list[str]) -> 
     app = create_app(upstream.environ | {"BAKRYPT_TIMEOUT": "0.2"})
     result = app.test_cli_runner().invoke(args=["bakrypt", *command], input="planted-password-typed\n")
     assert_silent(result.output, SECRETS + ISSUED)
+
+
+def test_metrics_and_openapi_and_json_lines(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    """After every path has been gone through, in what machines read of our app."""
+    caplog.set_level(logging.DEBUG)
+    for behave in PATHS.values():
+        upstream.behave = behave
+        client = create_our_app({**upstream.environ, "BAKRYPT_TIMEOUT": "0.2"}).test_client()
+        for path, body in REQUESTS.values():
+            client.post(path, json=body, headers={"X-Request-ID": SECRETS[0][:5]})
+    pages = [client.get(path).text for path in ("/metrics", "/readyz", "/healthz", "/auth/openapi.json", "/")]
+    lines = [JsonFormatter().format(record) for record in caplog.records]
+    assert len(lines) > len(PATHS)
+    assert_silent("".join(pages + lines), SECRETS + ISSUED + tuple(CALLERS.values()))
 
 
 def test_the_sandbox_logs_no_password(
