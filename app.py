@@ -5,12 +5,13 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, request
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -41,8 +42,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         settings = Settings.from_mapping(app.config, os.environ)
     _set_up_logging(settings)
     if settings.trusted_proxies:
-        trusted = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, trusted, trusted, trusted, trusted, trusted)  # type: ignore[method-assign]
+        # Not the port and the prefix: a proxy that does not set these would hand on the caller's own.
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_host=1)  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
     app.register_blueprint(create_metrics())
@@ -74,20 +75,15 @@ def _set_up_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
-    ours = logging.getLogger("bakrypt_proxy")
-    ours.handlers[:] = [handler]
-    ours.setLevel(logging.INFO)
+    for name, level in {"bakrypt_proxy": logging.INFO, "flask-limiter": logging.WARNING, "app": logging.INFO}.items():
+        log = logging.getLogger(name)
+        log.handlers[:] = [handler]
+        log.setLevel(level)
 
 
 def _limit_passwords(app: Flask, settings: Settings) -> None:
     """Slow down who guesses passwords, by client address; in Redis where there is one, for all processes together."""
-    limiter = Limiter(
-        get_remote_address,
-        app=app,
-        storage_uri=settings.redis_url or "memory://",
-        in_memory_fallback_enabled=settings.redis_url is not None,
-        key_prefix="bakrypt_proxy",
-    )
+    limiter = Limiter(_client, app=app, key_prefix="bakrypt_proxy", **_limiter_storage(settings))
     limit = limiter.limit(settings.rate_limit, exempt_when=_is_refresh)
     app.view_functions["bakrypt.token"] = limit(app.ensure_sync(app.view_functions["bakrypt.token"]))
 
@@ -97,6 +93,26 @@ def _limit_passwords(app: Flask, settings: Settings) -> None:
         if limit is not None and limit.breached:
             response.headers["Retry-After"] = str(max(1, math.floor(limit.reset_at - time.time())))
         return response
+
+
+def _limiter_storage(settings: Settings) -> dict[str, Any]:
+    if settings.redis_url is None:
+        return {"storage_uri": "memory://"}
+    from bakrypt_proxy.fleet import REDIS_OPTIONS  # noqa: PLC0415 - redis is an extra
+
+    return {
+        "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
+        "storage_options": REDIS_OPTIONS,
+        "in_memory_fallback_enabled": True,
+    }
+
+
+def _client() -> str:
+    """Return what attempts are counted by: the caller's address, or its network, which is one's own in IPv6."""
+    address = ip_address(request.remote_addr or "127.0.0.1")
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or ip_network((address, 64), strict=False).network_address
+    return str(address)
 
 
 def _is_refresh() -> bool:

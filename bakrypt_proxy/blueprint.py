@@ -26,7 +26,9 @@ from .types import AccessToken, ErrorResponse
 logger = logging.getLogger(__name__)
 
 _OPENAPI = resources.files(__package__) / "openapi.json"
+_SCRIPT = resources.files(__package__) / "browser" / "bakrypt.js"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line without doing harm
+_HARMLESS = {"GET", "HEAD"}  # nothing is given away there: a link from any page may lead to it
 _ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
 
 
@@ -65,6 +67,7 @@ def create_blueprint(
         )
     blueprint.before_request(check_request)
     blueprint.after_request(finish_reply)
+    blueprint.teardown_request(forget_request)
     blueprint.register_error_handler(BakryptError, render_error)
     # One by one, too: Flask prefers a handler of the host's for a code to one of ours for them all.
     blueprint.register_error_handler(HTTPException, render_http_error)
@@ -97,7 +100,20 @@ def token() -> Response:
 
 def openapi() -> Response:
     """`GET /auth/openapi.json`: these routes, described for machines (OpenAPI 3.1)."""
-    return Response(_OPENAPI.read_bytes(), mimetype="application/json")
+    document = json.loads(_OPENAPI.read_text("utf-8"))
+    # Not "./": paths are appended to it, and two slashes are a redirect.
+    document["servers"][0]["url"] = request.script_root + request.path.rstrip("/").removesuffix("/openapi.json")
+    return Response(json.dumps(document), mimetype="application/json")
+
+
+def script() -> Response:
+    """`GET /auth/bakrypt.js`: the module that keeps a page's token alive."""
+    response = Response(_SCRIPT.read_bytes(), mimetype="text/javascript")
+    # Not the tokens' no-store: a browser may keep it, and asks whether it has changed.
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
 
 
 def check_request() -> Response | None:
@@ -109,7 +125,8 @@ def check_request() -> Response | None:
     methods = list(request.url_rule.methods or ()) if request.url_rule is not None else []
     if request.method not in methods:
         raise MethodNotAllowed(methods)
-    registration.gate.check_page(request)
+    if request.method not in _HARMLESS:
+        registration.gate.check_page(request)
     if request.method == "OPTIONS":
         return Response(status=204, headers={"Allow": ", ".join(methods)})
     return None
@@ -120,18 +137,24 @@ def finish_reply(response: Response) -> Response:
     registration = Registration.find(request.endpoint)
     if registration is None:
         return response
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers["Pragma"] = "no-cache"
     response.headers["X-Request-ID"] = _request_id()
     return registration.gate.add_cors_headers(response)
 
 
+def forget_request(_: BaseException | None) -> None:
+    """After all: what the thread does next, for a host's own view say, is not this request's."""
+    request_id.set(None)
+
+
 def render_error(error: BakryptError) -> Response:
     """Turn an error of ours into its reply; the log gets what the caller does not."""
-    if error.status >= 500:
-        logger.error("%s: %s", request.endpoint, error.explain(), extra={"fields": {"request_id": _request_id()}})
-    elif error.detail:
-        logger.warning("%s: %s", request.endpoint, error.explain(), extra={"fields": {"request_id": _request_id()}})
+    if error.status >= 500 or error.detail:
+        level = logging.ERROR if error.status >= 500 else logging.WARNING
+        fields = {"endpoint": request.endpoint, "request_id": _request_id()}
+        line = " ".join(f"{name}={value}" for name, value in fields.items())
+        logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
     return _reply(error.response, error.status, headers)
 
@@ -173,6 +196,7 @@ _ROUTES: dict[str, tuple[Callable[[], Response], str]] = {
     "/exchange/": (exchange, "POST"),
     "/token/": (token, "POST"),
     "/openapi.json": (openapi, "GET"),
+    "/bakrypt.js": (script, "GET"),
 }
 
 

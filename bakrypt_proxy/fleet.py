@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT = 0.25  # seconds for one command; Redis is near, and callers wait
+REDIS_OPTIONS: dict[str, Any] = {
+    "socket_timeout": _REDIS_TIMEOUT,
+    "socket_connect_timeout": _REDIS_TIMEOUT,
+    "retry": Retry(NoBackoff(), 0),  # a lease whose answer was lost would be taken for another's
+}
 _LEASE_MARGIN = 0.25  # seconds that a lease outlives the call that it covers
 _POLL = 0.05  # seconds between looks at what the lease's owner has done
 _NOT_SHARED_FOR = 2.0  # seconds for which a token without a life is taken for the rule
@@ -80,12 +85,7 @@ class RedisFleet:
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._redis = Redis.from_url(
-            redis_url,
-            socket_timeout=_REDIS_TIMEOUT,
-            socket_connect_timeout=_REDIS_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),  # a lease whose answer was lost would be taken for another's
-        )
+        self._redis = Redis.from_url(redis_url, **REDIS_OPTIONS)
         self._lease_seconds = timeout + _LEASE_MARGIN
         self._clock = clock
         self._sleep = sleep

@@ -1,12 +1,14 @@
 """Metrics for Prometheus, by prometheus-client (the extra `metrics`)."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .errors import SettingsError
 from .observation import UpstreamCall, shared_token_renewed, shared_token_served, upstream_called
 
 CALLS = Counter("bakrypt_upstream_calls", "Calls to bakrypt.", ["endpoint", "network", "outcome"])
@@ -19,7 +21,11 @@ def create_metrics() -> Blueprint:
     """Return a blueprint with `GET /metrics`.
 
     Several worker processes are added up where `PROMETHEUS_MULTIPROC_DIR` names a directory for them to share.
+    Raises `SettingsError` if it is none.
     """
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is not None and not Path(directory).is_dir():
+        raise SettingsError("PROMETHEUS_MULTIPROC_DIR is not a directory: make it, for all workers to share")
     upstream_called.connect(_count_call)
     shared_token_served.connect(_count_hit)
     shared_token_renewed.connect(_count_renewal)

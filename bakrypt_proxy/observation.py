@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from blinker import Namespace
+from blinker import NamedSignal, Namespace
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamRefusedError
 
@@ -61,7 +62,17 @@ def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
         fields = asdict(call)
         line = " ".join(f"{name}={value}" for name, value in fields.items())
         logger.info("upstream call %s", line, extra={"fields": fields})
-        upstream_called.send(call=call)
+        notify(upstream_called, call=call)
+
+
+def notify(signal: NamedSignal, **what: Any) -> None:
+    """Send a signal. A receiver that fails is logged: it must not cost a caller the token that bakrypt gave."""
+    if not signal.receivers:
+        return
+    try:
+        signal.send(**what)
+    except Exception:
+        logger.exception("a receiver of %s failed", signal.name)
 
 
 def outcome_of(error: BakryptError) -> str:

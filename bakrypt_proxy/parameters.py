@@ -91,8 +91,8 @@ def _read_form(body: bytes) -> Parameters:
     return Parameters(pairs)
 
 
-def _check_form(form: Iterable[tuple[str, str]]) -> Parameters:
-    """Take a form that werkzeug has read, which puts U+FFFD in place of what is not UTF-8."""
-    if any("\N{REPLACEMENT CHARACTER}" in value for _, value in form):
+def _check_form(form: list[tuple[str, str]]) -> Parameters:
+    """Take a form that werkzeug has read: it drops what it cannot read, and puts U+FFFD for what is not UTF-8."""
+    if not form or any("\N{REPLACEMENT CHARACTER}" in value for _, value in form):
         raise InvalidRequestError("the body is not a valid form in UTF-8")
     return Parameters(form)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError
-from .observation import outcome_of, shared_token_renewed, shared_token_served
+from .observation import notify, outcome_of, shared_token_renewed, shared_token_served
 from .replies import retry_after_seconds
 from .types import AccessToken
 
@@ -215,8 +215,7 @@ class SharedToken:
             return self._get_renewed(rejected, now + self._timeout + _GRACE)
         if now >= held.advisory_at:
             self._renew_behind(held)
-        if shared_token_served.receivers:
-            shared_token_served.send(network=self._network)
+        notify(shared_token_served, network=self._network)
         return held.reply(now)
 
     def _start_anew(self) -> None:
@@ -327,7 +326,7 @@ class SharedToken:
                 self._backoff.note(error)
             held = self._held
         outcome = "success" if error is None else outcome_of(error)
-        shared_token_renewed.send(network=self._network, outcome=outcome)
+        notify(shared_token_renewed, network=self._network, outcome=outcome)
         if error is not None and held is not None:
             left = held.left(self._clock())
             logger.warning("the shared token, with %d s left, was not renewed: %s", left, error.explain())

@@ -47,7 +47,7 @@ class Wire:
         for sock in list(self._open):
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                sock.close()
+                sock.shutdown(socket.SHUT_RD)  # wakes its pump, which closes it: that sends the reset
         self._open.clear()
 
     def _accept(self) -> None:
@@ -88,6 +88,8 @@ class Report:
     def check(self, clients: int) -> list[str]:
         """Return what is not as it should be."""
         problems = list(dict.fromkeys(self.faults))[:10]
+        if sum(count for name, count in self.replies.items() if name.endswith(" 200")) < self.replies.total() / 4:
+            problems.append("less than a quarter of the replies had a token")
         if self.slowest > TIMEOUT + 1:
             problems.append(f"the slowest reply took {self.slowest:.2f} s")
         if self.lost_with_the_worker > clients:

@@ -1,5 +1,6 @@
 """The HTTP contract of the two routes, as a caller meets it."""
 
+import io
 import json
 import urllib.error
 import urllib.request
@@ -124,6 +125,8 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("exchange", {"json": {"rejected_token": ""}}, "rejected_token must be"),
     ("exchange", {"data": b"nonsense", "content_type": "application/json"}, "not valid JSON"),
     ("exchange", {"data": b"nonsense"}, "send JSON with Content-Type"),
+    ("exchange", {"data": b"--x\r\nnonsense\r\n--x--", "content_type": "multipart/form-data; boundary=x"}, "form"),
+    ("exchange", {"data": {"file": (io.BytesIO(b"x"), "a.txt")}}, "form"),
 ]
 
 

@@ -1,6 +1,6 @@
 """Whatever comes in at the doors or back from bakrypt, what goes out is a reply of the contract.
 
-A small sample here; `make fuzz` runs 20,000 cases.
+A small sample here; `make fuzz` runs 30,000 cases.
 """
 
 import json

@@ -32,13 +32,14 @@ def test_a_graceful_stop(sandbox: Sandbox) -> None:
     results: list[int] = []
     with load.server(sandbox.url, workers=2, threads=8) as (port, parent):
 
-        def exchange() -> None:
-            results.append(requests.post(f"http://127.0.0.1:{port}/auth/exchange/", timeout=10).status_code)
+        def sign_in() -> None:
+            body = {"username": "alice", "password": "alice-password"}
+            results.append(requests.post(f"http://127.0.0.1:{port}/auth/token/", data=body, timeout=10).status_code)
 
-        threads = [threading.Thread(target=exchange) for _ in range(8)]
+        threads = [threading.Thread(target=sign_in) for _ in range(8)]
         for thread in threads:
             thread.start()
-        while not sandbox.calls:
+        while sandbox.calls["/auth/token/"] < 8:
             time.sleep(0.01)
         os.kill(parent, signal.SIGTERM)
         for thread in threads:

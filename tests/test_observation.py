@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from misbehaving import Upstream, hang, replying
 from test_fleet import RedisServer, gunicorn
 
 from app import create_app as create_our_app
+from bakrypt_proxy import BakryptClient, Settings, SettingsError
 from bakrypt_proxy.json_log import JsonFormatter
-from bakrypt_proxy.observation import UpstreamCall, upstream_called
+from bakrypt_proxy.metrics import create_metrics
+from bakrypt_proxy.observation import UpstreamCall, shared_token_renewed, shared_token_served, upstream_called
 from bakrypt_proxy.sandbox import Sandbox
 
 ALICE = {"username": "alice", "password": "alice-password"}
@@ -93,7 +96,7 @@ def test_an_error_in_the_log_has_the_request_id(upstream: Upstream, caplog: pyte
     upstream.behave = replying(503, b"")
     create_app(upstream.environ).test_client().post("/auth/exchange/", headers={"X-Request-ID": "mine"})
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert record.fields == {"request_id": "mine"}  # type: ignore[attr-defined]
+    assert record.fields == {"endpoint": "bakrypt.exchange", "request_id": "mine"}  # type: ignore[attr-defined]
 
 
 def test_json_lines() -> None:
@@ -138,6 +141,40 @@ def test_signals() -> None:
     with Sandbox().listen() as sandbox, upstream_called.connected_to(receive):
         create_app(sandbox.environ).test_client().post("/auth/exchange/")
     assert [call.outcome for call in seen] == ["success"]
+
+
+def test_a_receiver_that_fails_costs_nobody_a_token(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk under the metrics, say."""
+
+    def fail(_: object, **what: object) -> None:
+        raise OSError("no space left on device")
+
+    signals = (upstream_called, shared_token_renewed, shared_token_served)
+    with ExitStack() as stack:
+        for signal in signals:
+            stack.enter_context(signal.connected_to(fail))
+        client = create_app(sandbox.environ).test_client()
+        assert [client.post("/auth/exchange/").status_code for _ in range(2)] == [200, 200]
+    for signal in signals:
+        assert f"a receiver of {signal.name} failed" in caplog.text
+
+
+def test_a_missing_directory_for_metrics_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first call."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
+    with pytest.raises(SettingsError, match="PROMETHEUS_MULTIPROC_DIR"):
+        create_metrics()
+
+
+def test_a_request_id_ends_with_its_request(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """A view of the host's that calls bakrypt itself is another request."""
+    app = create_app(sandbox.environ)
+    bakrypt = BakryptClient(Settings.from_mapping(sandbox.environ))
+    app.add_url_rule("/mine", view_func=lambda: dict(bakrypt.exchange()))
+    client = app.test_client()
+    client.post("/auth/exchange/", headers={"X-Request-ID": "first"})
+    client.get("/mine", headers={"X-Request-ID": "second"})
+    assert [call["request_id"] for call in calls(caplog)] == ["first", None]
 
 
 def value(text: str, name: str, **labels: str) -> float:

@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from misbehaving import Upstream, replying
 
+from bakrypt_proxy import create_blueprint
 from bakrypt_proxy.sandbox import Sandbox
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
@@ -19,9 +20,8 @@ CONFIG = Path(__file__).parent / "schemathesis.toml"
 def schemathesis(url: str, *arguments: str) -> None:
     """Run schemathesis over a socket, with all its checks, from the document that the app serves."""
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", "--checks", "all"]
-    where = ["--url", f"{url}/auth", f"{url}/auth/openapi.json"]
     result = subprocess.run(
-        [*command, "--max-examples", "40", "--no-color", *arguments, *where],
+        [*command, "--max-examples", "40", "--no-color", *arguments, f"{url}/auth/openapi.json"],
         capture_output=True,
         text=True,
         check=False,
@@ -61,6 +61,27 @@ def test_a_listed_page_may_read_it(sandbox: Sandbox) -> None:
     reply = client.get("/auth/openapi.json", headers={"Origin": origin, "Sec-Fetch-Site": "cross-site"})
     assert reply.status_code == 200
     assert reply.headers["Access-Control-Allow-Origin"] == origin
+
+
+def test_it_says_where_the_routes_are(sandbox: Sandbox) -> None:
+    """Whatever the prefix; each path appended to it is answered directly."""
+    app = Flask("host")
+    app.config.from_mapping(sandbox.environ)
+    app.register_blueprint(create_blueprint(authorize=lambda: True), url_prefix="/a/b")
+    document = app.test_client().get("/a/b/openapi.json", base_url="http://localhost/mounted").get_json()
+    assert document["servers"][0]["url"] == "/mounted/a/b"
+    for path in ("/exchange/", "/token/"):
+        assert app.test_client().post(document["servers"][0]["url"].removeprefix("/mounted") + path).status_code in {
+            200,
+            400,
+        }
+
+
+def test_a_link_from_anywhere_may_lead_to_it(client: FlaskClient) -> None:
+    """It is public: CORS decides which pages may read it."""
+    reply = client.get("/auth/openapi.json", headers={"Sec-Fetch-Site": "cross-site", "Origin": "https://b.example"})
+    assert reply.status_code == 200
+    assert "Access-Control-Allow-Origin" not in reply.headers
 
 
 def test_document_and_routes_agree(app: Flask) -> None:

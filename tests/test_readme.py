@@ -81,6 +81,14 @@ def test_the_page_snippet(sandbox: Sandbox, tmp_path: Path) -> None:
     assert sandbox.store.owner(result.stdout.strip()) == "alice"
 
 
+def test_the_module_snippet_is_about_the_module() -> None:
+    """What it imports and calls is there; `test_browser_module.py` runs the module itself."""
+    (snippet,) = snippets("html")
+    code = (ROOT / "bakrypt_proxy" / "browser" / "bakrypt.js").read_text("utf-8")
+    for name in re.findall(r"session\.(\w+)\(", snippet):
+        assert name == "addEventListener" or f"async {name}(" in code
+
+
 def test_the_settings_table_is_complete() -> None:
     """Each setting that is read stands in the table, and no other."""
     source = (ROOT / "bakrypt_proxy" / "settings.py").read_text("utf-8")
