@@ -57,19 +57,7 @@ def add_commands(blueprint: Blueprint) -> None:
     @click.option("--throttle", type=click.IntRange(0), help="Answer everything with 429 and this Retry-After, in s.")
     def sandbox(port: int, expires_in: int, delay: float, fail: int | None, throttle: int | None) -> None:
         """Run a stand-in for bakrypt on this machine, with made-up users and no tokens of any worth."""
-        try:
-            from .sandbox import USERS, Sandbox  # noqa: PLC0415 - the extra may not be installed
-        except ModuleNotFoundError as error:
-            raise click.ClickException(f"{error.name} is missing: pip install 'bakrypt_proxy[sandbox]'") from error
-        server = Sandbox(expires_in=expires_in, quiet=False)
-        server.delay, server.fail, server.throttle = delay, fail, throttle
-        with server.listen(port):
-            click.echo(f"The sandbox listens on {server.url} (CTRL+C ends it). To use it:\n")
-            for name, value in server.environ.items():
-                click.echo(f"export {name}={value}")
-            click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in USERS.items()))
-            with suppress(KeyboardInterrupt):
-                server.wait()
+        _run_sandbox(port, expires_in=expires_in, delay=delay, fail=fail, throttle=throttle)
 
 
 @contextmanager
@@ -82,6 +70,22 @@ def settings_error_explained() -> Iterator[None]:
         if context is None or context.find_object(ScriptInfo) is None:
             raise
         raise click.ClickException(f"these settings need a change:\n{error.description}") from error
+
+
+def _run_sandbox(port: int, *, expires_in: int, delay: float, fail: int | None, throttle: int | None) -> None:
+    try:
+        from .sandbox import USERS, Sandbox  # noqa: PLC0415 - the extra may not be installed
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'bakrypt_proxy[sandbox]'") from error
+    server = Sandbox(expires_in=expires_in, quiet=False)
+    server.delay, server.fail, server.throttle = delay, fail, throttle
+    with server.listen(port):
+        click.echo(f"The sandbox listens on {server.url} (CTRL+C ends it). To use it:\n")
+        for name, value in server.environ.items():
+            click.echo(f"export {name}={value}")
+        click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in USERS.items()))
+        with suppress(KeyboardInterrupt):
+            server.wait()
 
 
 def _print_token(grant: Callable[[], AccessToken]) -> None:
@@ -123,9 +127,9 @@ def _attempt(grant: Callable[[], object]) -> BakryptError | None:
 
 
 def _redis_finding(registration: Registration) -> Finding:
-    if registration.fleet is None:
+    if registration.settings.redis_url is None:
         return Finding("redis", True, "off: each process has its own token")
-    problem = registration.fleet.problem()
+    problem = registration.redis_problem()
     return Finding("redis", problem is None, "ok: it answers" if problem is None else f"no answer: {problem}")
 
 

@@ -93,19 +93,8 @@ class RedisFleet:
         # Not the secret's own hash: who guesses at it would learn whether he is right.
         prefix = f"bakrypt_proxy:{_LAYOUT}:{_derive(secret, b'name ' + upstream.encode()).hex()[:32]}"
         self._token_key, self._error_key = f"{prefix}:token", f"{prefix}:error"
-        self._forced_key, self._lease_key, self._probe_key = f"{prefix}:forced", f"{prefix}:lease", f"{prefix}:probe"
+        self._forced_key, self._lease_key = f"{prefix}:forced", f"{prefix}:lease"
         self._is_away = False
-
-    def problem(self) -> str | None:
-        """Return why Redis cannot be used right now, or None if it takes and gives."""
-        try:
-            with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(self._probe_key, 1, pxat=int(time.time() * 1000) + 1000)
-                pipe.delete(self._probe_key)
-                pipe.execute()
-        except RedisError as error:
-            return str(error)
-        return None
 
     def renew(self, stale: str | None, ask: Ask, *, give_up_at: float) -> Outcome:
         """Return a token to use instead of `stale`, from Redis or by `ask`; without Redis, by `ask` alone."""
@@ -260,6 +249,18 @@ class RedisFleet:
         if self._is_away:
             logger.info("Redis is back, the token is shared again")
         self._is_away = False
+
+
+def redis_problem(redis_url: str) -> str | None:
+    """Return why a Redis cannot be used right now, or None if it takes and gives."""
+    with Redis.from_url(redis_url, **REDIS_OPTIONS) as redis, redis.pipeline(transaction=True) as pipe:
+        pipe.set("bakrypt_proxy:probe", 1, pxat=int(time.time() * 1000) + 1000)
+        pipe.delete("bakrypt_proxy:probe")
+        try:
+            pipe.execute()
+        except RedisError as error:
+            return str(error)
+    return None
 
 
 def _to_error(body: dict[str, Any], seconds: float) -> BakryptError:

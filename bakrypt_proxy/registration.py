@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from flask import Blueprint, current_app
 from flask.sansio.app import App
@@ -11,11 +11,8 @@ from flask.sansio.app import App
 from .client import BakryptClient
 from .gate import Authorize, Gate
 from .settings import Settings
-from .shared_token import SharedToken
+from .shared_token import Fleet, SharedToken
 from .types import AccessToken
-
-if TYPE_CHECKING:
-    from .fleet import RedisFleet
 
 _EXTENSION = "bakrypt_proxy"
 
@@ -31,7 +28,6 @@ class Registration:
     settings: Settings
     client: BakryptClient
     gate: Gate
-    fleet: "RedisFleet | None"
     shared_token: SharedToken | None
 
     @classmethod
@@ -49,18 +45,25 @@ class Registration:
             settings = Settings.from_mapping(app.config, os.environ) if client is None else client.settings
         if client is None:
             client = BakryptClient(settings)
-        fleet = _create_fleet(settings, client.settings)
-        shared_token = _share(client, settings, fleet) if settings.share_token else None
-        return cls(blueprint, settings, client, Gate(settings, authorize), fleet, shared_token)
+        shared_token = _share(client, settings) if settings.share_token else None
+        return cls(blueprint, settings, client, Gate(settings, authorize), shared_token)
 
     def problems(self) -> list[str]:
-        """Return what keeps this from serving anybody: no credentials at all, or a Redis that does not answer."""
+        """Return what is not as it was asked for: no credentials at all, or a Redis that does not answer."""
         found = []
         if self.settings.token is None and self.settings.client_secret is None:
             found.append("no credentials are set")
-        if self.fleet is not None and (problem := self.fleet.problem()) is not None:
+        if (problem := self.redis_problem()) is not None:
             found.append(f"Redis does not answer: {problem}")
         return found
+
+    def redis_problem(self) -> str | None:
+        """Return why the Redis that the settings name cannot be used right now; None if it can, or none is named."""
+        if self.settings.redis_url is None:
+            return None
+        from .fleet import redis_problem  # noqa: PLC0415 - redis is an extra
+
+        return redis_problem(self.settings.redis_url)
 
     def exchange(self, rejected_token: str | None) -> AccessToken:
         """Return the account's token: the shared one, or with `BAKRYPT_SHARE_TOKEN=false` a new one, whole."""
@@ -85,19 +88,20 @@ class Registration:
         return next(found for found in registrations.values() if found.blueprint is blueprint)
 
 
-def _create_fleet(settings: Settings, account: Settings) -> "RedisFleet | None":
-    """Return what shares the token of the client's account, if it is to be shared through Redis."""
-    if not settings.share_token or settings.redis_url is None or account.token is None:
+def _share(client: BakryptClient, settings: Settings) -> SharedToken:
+    """Return the token of the client's account, shared in this process and, where a Redis is named, in the fleet."""
+    account = client.settings
+    return SharedToken(
+        lambda seconds: client.exchange(timeout=seconds, shared=True),
+        timeout=account.timeout,
+        network=account.network,
+        fleet=_create_fleet(account, settings.redis_url),
+    )
+
+
+def _create_fleet(account: Settings, redis_url: str | None) -> Fleet | None:
+    if redis_url is None or account.token is None:
         return None
     from .fleet import RedisFleet  # noqa: PLC0415 - redis and cryptography are an extra
 
-    return RedisFleet(settings.redis_url, secret=account.token, upstream=account.url, timeout=account.timeout)
-
-
-def _share(client: BakryptClient, settings: Settings, fleet: "RedisFleet | None") -> SharedToken:
-    return SharedToken(
-        lambda seconds: client.exchange(timeout=seconds, shared=True),
-        timeout=client.settings.timeout,
-        network=settings.network,
-        fleet=fleet,
-    )
+    return RedisFleet(redis_url, secret=account.token, upstream=account.url, timeout=account.timeout)

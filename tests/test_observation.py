@@ -235,10 +235,12 @@ def test_readyz_without_credentials() -> None:
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
-def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", ["true", "false"])
+def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path, share: str) -> None:
     """Not ready while Redis, which was asked for, is away."""
     with RedisServer(tmp_path) as server:
-        client = create_our_app({**sandbox.environ, "BAKRYPT_REDIS_URL": server.url}).test_client()
+        settings = {**sandbox.environ, "BAKRYPT_REDIS_URL": server.url, "BAKRYPT_SHARE_TOKEN": share}
+        client = create_our_app(settings).test_client()
         assert client.get("/readyz").status_code == 200
         server.kill()
         reply = client.get("/readyz")

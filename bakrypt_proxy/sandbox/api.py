@@ -69,6 +69,12 @@ def create_blueprint(check_bearer: Check) -> Blueprint:
             return jsonify(file=["No file was submitted."]), 400
         return jsonify(_attachment(file)), 201
 
+    _add_asset_routes(api, ledger)
+    _add_transaction_routes(api, ledger)
+    return api
+
+
+def _add_asset_routes(api: Blueprint, ledger: Ledger) -> None:
     @api.get("/assets/")
     def list_assets() -> Response:
         assets = ledger.assets(g.username)
@@ -83,6 +89,8 @@ def create_blueprint(check_bearer: Check) -> Blueprint:
         assets, transaction = ledger.add(g.username, items)
         return jsonify(assets if isinstance(body, list) else assets[0] | {"transaction": transaction}), 201
 
+
+def _add_transaction_routes(api: Blueprint, ledger: Ledger) -> None:
     @api.get("/transactions/<key>/")
     def show_transaction(key: str) -> Response:
         return jsonify(ledger.transaction(g.username, key))
@@ -95,8 +103,6 @@ def create_blueprint(check_bearer: Check) -> Blueprint:
         status, description = _DONE[action]
         transaction.update(status=status, status_description=description, updated_on=_now())
         return jsonify(transaction)
-
-    return api
 
 
 def _attachment(file: FileStorage) -> dict[str, Any]:
