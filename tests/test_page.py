@@ -122,6 +122,22 @@ def test_upload(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#uploaded")).to_contain_text("ipfs://Qm")
 
 
+def test_an_upload_stays_on_the_page_as_long_as_its_user(page: Page, tmp_path: Path) -> None:
+    """Through a refresh, and not through another sign-in."""
+    sign_in(page, "alice-password")
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"x")
+    page.get_by_label("File", exact=True).set_input_files(file)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.locator("#uploaded")).to_be_visible()
+    with page.expect_response("**/auth/token/"):
+        page.get_by_role("button", name="Refresh").click()
+    expect(page.locator("#uploaded")).to_be_visible()
+    with page.expect_response("**/auth/exchange/"):
+        exchange(page)
+    expect(page.locator("#uploaded")).to_be_hidden()
+
+
 def test_a_token_that_ends(page: Page, sandbox: Sandbox) -> None:
     """Its life is over on the page when it is over upstream, and nothing is uploaded with it."""
     sandbox.expires_in = 2

@@ -75,9 +75,9 @@ async function run(button, action) {
   }
 }
 
-function keep(newToken) {
+function keep(newToken, { ofSameUser = false } = {}) {
   token = newToken;
-  if (find("#uploaded")) find("#uploaded").hidden = true;
+  if (find("#uploaded") && !ofSameUser) find("#uploaded").hidden = true;
   life = Number(newToken?.expires_in);
   endsAt = performance.now() + life * 1000;
   find("#token").hidden = token === null;
@@ -147,7 +147,7 @@ find("#refresh").addEventListener("click", (event) =>
   run(event.target, async () => {
     const old = token;
     const renewed = await postForm(tokenUrl, { grant_type: "refresh_token", refresh_token: old.refresh_token });
-    if (token === old) keep(renewed); // else it was forgotten, or another taken, meanwhile
+    if (token === old) keep(renewed, { ofSameUser: true }); // else it was forgotten, or another taken, meanwhile
   }),
 );
 find("#show").addEventListener("click", (event) => showToken(event.target.dataset.shown !== "true"));
