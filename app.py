@@ -40,13 +40,15 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         _use_sandbox(app)
     with settings_error_explained():
         settings = Settings.from_mapping(app.config, os.environ)
+        metrics = create_metrics()
     _set_up_logging(settings)
     if settings.trusted_proxies:
         # Not the port and the prefix: a proxy that does not set these would hand on the caller's own.
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_host=1)  # type: ignore[method-assign]
+        fixed = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=1, x_host=1)
+        app.wsgi_app = fixed  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
-    app.register_blueprint(create_metrics())
+    app.register_blueprint(metrics)
     app.register_error_handler(HTTPException, render_http_error)
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=readyz)

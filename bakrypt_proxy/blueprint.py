@@ -5,6 +5,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import resources
 
 from flask import Blueprint, Response, g, request
@@ -25,8 +26,6 @@ from .types import AccessToken, ErrorResponse
 
 logger = logging.getLogger(__name__)
 
-_OPENAPI = resources.files(__package__) / "openapi.json"
-_SCRIPT = resources.files(__package__) / "browser" / "bakrypt.js"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line without doing harm
 _HARMLESS = {"GET", "HEAD"}  # nothing is given away there: a link from any page may lead to it
 _ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
@@ -100,7 +99,7 @@ def token() -> Response:
 
 def openapi() -> Response:
     """`GET /auth/openapi.json`: these routes, described for machines (OpenAPI 3.1)."""
-    document = json.loads(_OPENAPI.read_text("utf-8"))
+    document = json.loads(_read("openapi.json"))
     # Not "./": paths are appended to it, and two slashes are a redirect.
     document["servers"][0]["url"] = request.script_root + request.path.rstrip("/").removesuffix("/openapi.json")
     return Response(json.dumps(document), mimetype="application/json")
@@ -108,7 +107,7 @@ def openapi() -> Response:
 
 def script() -> Response:
     """`GET /auth/bakrypt.js`: the module that keeps a page's token alive."""
-    response = Response(_SCRIPT.read_bytes(), mimetype="text/javascript")
+    response = Response(_read("browser/bakrypt.js"), mimetype="text/javascript")
     # Not the tokens' no-store: a browser may keep it, and asks whether it has changed.
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
@@ -171,6 +170,12 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
     response.data = json.dumps(body)
     response.content_type = "application/json"
     return response
+
+
+@cache
+def _read(path: str) -> bytes:
+    """Return a file of this package, read once."""
+    return resources.files(__package__).joinpath(path).read_bytes()
 
 
 def _request_id() -> str:

@@ -90,7 +90,7 @@ class RedisFleet:
         self._clock = clock
         self._sleep = sleep
         self._seal = Fernet(base64.urlsafe_b64encode(_derive(secret, b"seal")))
-        # Not the secret's own hash: who guesses at it would learn whether he is right.
+        # Accounts and networks that share a Redis do not meet, and the name shows nothing of the secret.
         prefix = f"bakrypt_proxy:{_LAYOUT}:{_derive(secret, b'name ' + upstream.encode()).hex()[:32]}"
         self._token_key, self._error_key = f"{prefix}:token", f"{prefix}:error"
         self._forced_key, self._lease_key = f"{prefix}:forced", f"{prefix}:lease"

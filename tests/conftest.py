@@ -2,8 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,9 +14,6 @@ from werkzeug.serving import make_server
 
 from bakrypt_proxy import BakryptClient, Settings, create_blueprint
 from bakrypt_proxy.sandbox import Sandbox
-
-CreateApp = Callable[..., Flask]
-Serve = Callable[[Flask], AbstractContextManager[str]]
 
 
 @pytest.fixture(autouse=True)

@@ -450,7 +450,7 @@ def test_a_dead_token_reported_all_over_the_fleet(sandbox: Sandbox, environ: dic
 
 
 def test_redis_holds_nothing_that_can_be_read(upstream: Upstream, redis_server: RedisServer) -> None:
-    """A dump of it has neither the secret nor a token, and nothing that could be guessed at without the secret."""
+    """A dump of it, keys and values and file, has neither the secret nor a token nor bakrypt's words."""
     environ = {**upstream.environ, "BAKRYPT_REDIS_URL": redis_server.url, "BAKRYPT_TIMEOUT": "5"}
     member(environ).get()
     upstream.behave = replying(401, {"detail": "Invalid token. planted-exchange-secret"})
