@@ -28,6 +28,7 @@ from bakrypt_proxy.settings import find_setting
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
+_SANDBOX_LIFE = 60  # seconds of a token: short enough to watch a renewal
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
 
@@ -131,7 +132,7 @@ def _use_sandbox(app: Flask) -> None:
     if ignored:
         logger.warning("BAKRYPT_NETWORK is sandbox, so these are not used: %s", ", ".join(ignored))
     if not find_setting("BAKRYPT_URL", *sources):
-        sandbox = Sandbox().listen()
+        sandbox = Sandbox(expires_in=_SANDBOX_LIFE).listen()
         app.extensions["bakrypt_sandbox"] = sandbox
         app.config["BAKRYPT_URL"] = sandbox.url
     app.config.update(CREDENTIALS)
@@ -143,5 +144,5 @@ def _use_sandbox(app: Flask) -> None:
 
 def _create_demo(settings: Settings, *, is_sandbox: bool) -> Blueprint:
     if is_sandbox:
-        return create_demo(network="the sandbox", api_url=settings.url, users=USERS, uploads=True)
+        return create_demo(network="the sandbox", api_url=settings.url, users=USERS, try_api=True)
     return create_demo(network=urlsplit(settings.url).netloc, api_url=settings.url)

@@ -124,5 +124,4 @@ def test_flask_run_in_a_fresh_clone() -> None:
 def test_the_page_finds_its_routes_where_the_app_is_mounted(app: Flask) -> None:
     """Behind a path prefix too."""
     page = app.test_client().get("/", base_url="http://localhost/mounted").text
-    assert 'data-exchange-url="/mounted/auth/exchange/"' in page
-    assert 'data-token-url="/mounted/auth/token/"' in page
+    assert 'data-module="/mounted/auth/bakrypt.js"' in page

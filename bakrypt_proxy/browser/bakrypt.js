@@ -15,7 +15,8 @@
  * @typedef {{token: AccessToken, way: Way, endsAt: number, life: number}} Held  endsAt in ms of Date.now(), life in ms
  */
 
-const SHARES = { advisory: 0.1, mandatory: 0.02 }; // of a life: from when it is renewed, and from when callers wait
+const ADVISORY = 0.1; // of a life is left when it is renewed
+const MANDATORY = 0.02; // of a life is left when callers wait for that
 const ASK_TABS = 100; // ms that other tabs have to say that they hold a token
 const LONGEST_PAUSE = 30_000; // ms between attempts to renew
 
@@ -49,18 +50,16 @@ export class BakryptSession extends EventTarget {
   /** @type {string | undefined} */ #replaced;
   #pause = 0;
   #notBefore = 0;
-  #base;
   #credentials;
-  #name;
+  #url;
   #channel;
 
   /** @param {{base?: string, credentials?: RequestCredentials}} [options] */
   constructor({ base = "/auth", credentials = "same-origin" } = {}) {
     super();
-    this.#base = base.replace(/\/$/, "");
     this.#credentials = credentials;
-    this.#name = `bakrypt ${new URL(this.#base, location.href)}`;
-    this.#channel = new BroadcastChannel(this.#name);
+    this.#url = new URL(base.replace(/\/$/, ""), location.href);
+    this.#channel = new BroadcastChannel(this.#url.href);
     this.#channel.onmessage = ({ data }) => this.#hear(data);
   }
 
@@ -79,9 +78,9 @@ export class BakryptSession extends EventTarget {
     const held = this.#held ?? (await this.#askTabs());
     if (!held) throw new BakryptError(401, "login_required", "sign in or exchange");
     const left = held.endsAt - Date.now();
-    if (left > held.life * SHARES.advisory) return secret(held);
+    if (left > held.life * ADVISORY) return secret(held);
     const renewal = this.#renew(held);
-    if (left > held.life * SHARES.mandatory) {
+    if (left > held.life * MANDATORY) {
       renewal.catch(() => {}); // it is said by an event, and tried again
       return secret(held);
     }
@@ -105,9 +104,8 @@ export class BakryptSession extends EventTarget {
       return fetch(request);
     };
     const token = await this.accessToken();
-    const isStream = init.body instanceof ReadableStream;
     const response = await send(token);
-    if (response.status !== 401 || isStream || !this.#held) return response;
+    if (response.status !== 401 || init.body instanceof ReadableStream || !this.#held) return response;
     const held = secret(this.#held) === token ? await this.#renew(this.#held, true) : this.#held;
     return send(secret(held));
   }
@@ -136,10 +134,9 @@ export class BakryptSession extends EventTarget {
       }
       if (!refresh_token) throw new BakryptError(401, "login_required", "no refresh token");
       return this.#take("user", await this.#post("token", { grant_type: "refresh_token", refresh_token }));
-    } catch (error) {
-      const problem = /** @type {BakryptError} */ (error);
-      if (problem.isFinal) this.#end(problem.message);
-      else this.#holdOff(problem);
+    } catch (/** @type {any} */ error) {
+      if (error.isFinal) this.#end(error.message);
+      else this.#holdOff(error);
       throw error;
     }
   }
@@ -153,7 +150,8 @@ export class BakryptSession extends EventTarget {
 
   /** @param {Way} way @param {AccessToken} token @returns {Held} */
   #take(way, token) {
-    const life = Number(token.expires_in ?? 0) * 1000;
+    // A shared token in its last second says 0: it is renewed at once, and not only when it is asked for.
+    const life = Math.max(Number(token.expires_in), 1) * 1000 || 0;
     const held = { way, token, life, endsAt: Date.now() + life };
     this.#replaced = secret(this.#held);
     this.#keep(held);
@@ -165,7 +163,7 @@ export class BakryptSession extends EventTarget {
   #keep(held) {
     this.#held = held;
     this.#pause = this.#notBefore = 0;
-    this.#schedule(held.endsAt - held.life * SHARES.advisory);
+    this.#schedule(held.endsAt - held.life * ADVISORY);
     this.dispatchEvent(new CustomEvent("renewed", { detail: { expiresIn: (held.endsAt - Date.now()) / 1000 } }));
   }
 
@@ -219,22 +217,22 @@ export class BakryptSession extends EventTarget {
 
   /** One tab at a time. @template T @param {() => Promise<T>} work @returns {Promise<T>} */
   async #alone(work) {
-    return navigator.locks ? navigator.locks.request(this.#name, work) : work();
+    return navigator.locks ? navigator.locks.request(this.#url.href, work) : work();
   }
 
   /** @param {string} route @param {Record<string, string>} body @returns {Promise<AccessToken>} */
   async #post(route, body) {
-    /** @type {Response} */ let response;
-    try {
-      response = await fetch(`${this.#base}/${route}/`, {
-        method: "POST",
-        credentials: this.#credentials,
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-      });
-    } catch (error) {
-      throw new BakryptError(0, "network_error", String(error));
-    }
+    const response = await fetch(`${this.#url}/${route}/`, {
+      method: "POST",
+      credentials: this.#credentials,
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+    }).catch(() => {
+      // A browser does not say whether it was the network or CORS; only a page of another origin can meet the latter.
+      const { origin } = location;
+      const hint = this.#url.origin === origin ? "" : `: is it up, and does its BAKRYPT_ALLOWED_ORIGINS list ${origin}?`;
+      throw new BakryptError(0, "network_error", `no reply${hint}`);
+    });
     const reply = await response.json().catch(() => ({}));
     if (response.ok) return reply;
     const retryAfter = Number(response.headers.get("Retry-After")) || undefined;

@@ -1,4 +1,4 @@
-"""A page to try the proxy with: get a token, watch it, refresh it, and upload a file with it."""
+"""A page to try the proxy with: get a token, watch it being renewed, and use it, with every call laid open."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,13 @@ from flask import Blueprint, Response, render_template
 
 
 def create_demo(
-    *, network: str, api_url: str, auth: str = "bakrypt", users: Mapping[str, str] | None = None, uploads: bool = False
+    *, network: str, api_url: str, auth: str = "bakrypt", users: Mapping[str, str] | None = None, try_api: bool = False
 ) -> Blueprint:
     """Return a blueprint with the page at `/`.
 
     `auth` is the name under which the proxy's blueprint is registered, `api_url` the origin of the API that its tokens
-    open. `users` are made-up names and passwords to show; `uploads` offers to upload a file to that API.
+    open. `users` are made-up names and passwords to show; `try_api` offers to upload a file to that API and to make an
+    asset of it.
     """
     demo = Blueprint(
         "demo", __name__, template_folder="templates", static_folder="static", static_url_path="/demo-static"
@@ -24,7 +25,7 @@ def create_demo(
     @demo.get("/")
     def page() -> str:
         return render_template(
-            "demo.html", network=network, api_url=api_url, auth=auth, users=users or {}, uploads=uploads
+            "demo.html", network=network, api_url=api_url, auth=auth, users=users or {}, try_api=try_api
         )
 
     @demo.after_request
