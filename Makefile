@@ -3,7 +3,7 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint wheel clean
+.PHONY: run test fuzz lint screenshots wheel clean
 
 run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
@@ -18,6 +18,9 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+screenshots: $(VENV)/dev
+	PYTHONPATH=.:tests $(BIN)/python docs/screenshots.py
 
 wheel: $(VENV)/dev
 	rm -rf dist

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -17,6 +18,13 @@ needs_chromium = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium for all tests of a file."""
+    with start_chromium() as browser:
+        yield browser
+
+
+@contextmanager
+def start_chromium() -> Iterator[Browser]:
+    """Start this machine's Chromium, which talks to nobody by itself."""
     sandboxed = [] if os.geteuid() else ["--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -99,7 +99,7 @@ class TestToken:
         """The token is masked until asked for, its life runs down, and it is forgotten for good."""
         sandbox.expires_in = 36000
         exchange(page)
-        expect(page.locator("#whose")).to_have_text("A token of this server’s account.")
+        expect(page.locator("#whose")).to_have_text("It belongs to the account of this server.")
         expect(page.locator("#left")).to_have_text(re.compile(r"^(10 h 0 s|9 h 59 min \d+ s)$"))
         shown = page.locator("#access-token")
         expect(shown).to_have_text(re.compile("^•+$"))
@@ -126,7 +126,7 @@ class TestToken:
         expect(page.locator("#renewals")).to_have_text(re.compile("^2, the last at "))
         sandbox.expires_in = 60
         expect(page.locator("#renewals")).to_have_text(re.compile("^3, the last at "))
-        expect(page.locator("#whose")).to_have_text("A token of alice’s.")
+        expect(page.locator("#whose")).to_have_text("It belongs to alice.")
         assert sandbox.store.owner(page.locator("#access-token").text_content()) == "alice"
         assert '"grant_type": "refresh_token"' in call(page, "POST /auth/token/")
 
@@ -135,7 +135,7 @@ class TestToken:
         sign_in(page, "alice-password")
         expect(page.locator("#token")).to_be_visible()
         other = open_page(context)
-        expect(other.locator("#whose")).to_have_text("The token of another tab.")
+        expect(other.locator("#whose")).to_have_text("It is the one of another tab.")
         page.get_by_role("button", name="Sign out").click()
         expect(other.locator("#whose")).to_have_text("Signed out.")
         assert sandbox.calls["/auth/token/"] == 1

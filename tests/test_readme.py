@@ -16,9 +16,11 @@ from bakrypt_proxy.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-DOCUMENTS = ["README.md", "docs/deploy.md", "docs/security.md"]
+DOCUMENTS = ["README.md", "docs/deploy.md", "docs/security.md", "examples/README.md"]
 LINKS = [
-    link for name in DOCUMENTS for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / name).read_text("utf-8"))
+    (name, link)
+    for name in DOCUMENTS
+    for link in re.findall(r"""(?:\]\(|src(?:set)?=")(?!https?:)([^)"#]+)[)"]""", (ROOT / name).read_text("utf-8"))
 ]
 NODE = shutil.which("node")
 
@@ -113,7 +115,7 @@ def test_the_example_of_the_environment_is_right() -> None:
     assert "BAKRYPT_EXCHANGE_PUBLIC" not in values
 
 
-@pytest.mark.parametrize("target", LINKS)
-def test_links_lead_somewhere(target: str) -> None:
-    """To files of this repository."""
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize(("document", "link"), LINKS)
+def test_links_lead_somewhere(document: str, link: str) -> None:
+    """To files of this repository; on the project's page they are read from their document's folder."""
+    assert (ROOT / document).parent.joinpath(link).exists()

@@ -5,7 +5,7 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -13,6 +13,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest, NotFound
 
 _PAGE_SIZE = 100
+_TIME_TO_PAY = timedelta(days=1)
 _DONE = {"mint": ("confirmed", "The assets are on the chain."), "refund": ("refund", "The deposit was returned.")}
 
 Check = Callable[[], str | Response]
@@ -130,12 +131,15 @@ def _transaction(amount: int) -> dict[str, Any]:
         "cost": f"{1.5 + 0.5 * amount:.6f}",
         "blockchain_fee": "0.200000",
         "convenience_fee": "1.000000",
+        "surety_bond": "1.500000",
+        "has_royalties": False,
         "deposit_address": "addr_test1_sandbox_send_nothing_here",
         "policy_id": uuid.uuid4().hex,
         "amount": amount,
         "type": "mint",
         "created_on": now,
         "updated_on": now,
+        "expires_on": (datetime.now(UTC) + _TIME_TO_PAY).isoformat(),
     }
 
 

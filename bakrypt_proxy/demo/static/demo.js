@@ -74,10 +74,10 @@ const calls = new Calls(find("#calls"), find("#call"), () => (find("#no-calls").
 calls.watchFetch();
 useApi(calls);
 
-onSubmit("#exchange", () => take("A token of this server’s account.", () => session.exchange()));
+onSubmit("#exchange", () => take("It belongs to the account of this server.", () => session.exchange()));
 onSubmit("#sign-in", async (form) => {
   const { username, password } = Object.fromEntries(new FormData(form));
-  await take(`A token of ${username}’s.`, () => session.signIn(username, password));
+  await take(`It belongs to ${username}.`, () => session.signIn(username, password));
   form.reset();
 });
 find("#show").addEventListener("click", ({ target }) => showToken(target.dataset.shown !== "true"));
@@ -92,6 +92,6 @@ setInterval(tick, 1000);
 // Another tab may hold a token already.
 renewals = -1;
 session.accessToken().then(
-  () => (find("#whose").textContent = "The token of another tab."),
+  () => (find("#whose").textContent = "It is the one of another tab."),
   () => {},
 );

@@ -1,0 +1,21 @@
+import { BakryptSession } from "/auth/bakrypt.js";
+
+const status = document.querySelector("#assets");
+const session = new BakryptSession({ base: "/auth" });
+
+// First the app forgets the user, then all tabs forget the token, and each loads what is there without one.
+document.querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  await fetch(event.target.action, { method: "POST" });
+  session.signOut();
+});
+session.addEventListener("lost", () => location.reload());
+
+try {
+  await session.exchange();
+  const response = await session.fetch(`${document.body.dataset.apiUrl}/v1/assets/`);
+  const { count } = await response.json();
+  status.textContent = `The account has ${count} assets.`;
+} catch (error) {
+  status.textContent = error.message;
+}

@@ -1,0 +1,36 @@
+"""bakrypt's own web component, `bakrypt-launchpad`, on a page that gets its token from the blueprint."""
+
+import os
+from pathlib import Path
+
+from flask import Flask, Response, render_template, send_from_directory
+
+from bakrypt_proxy import Settings, create_blueprint
+
+BUNDLE = Path(__file__).parent / "node_modules" / "bakrypt-launchpad" / "dist"
+
+
+def create_app(bundle: Path = BUNDLE) -> Flask:
+    """Return the app. `bundle` is the folder that npm has put the component into."""
+    app = Flask(__name__)
+    if "BAKRYPT_TOKEN" not in os.environ:
+        use_sandbox(app)
+    settings = Settings.from_mapping(app.config, os.environ)
+    app.register_blueprint(create_blueprint(settings=settings))
+
+    @app.get("/")
+    def index() -> str:
+        return render_template("index.html", network=settings.network, api_url=settings.url)
+
+    @app.get("/bakrypt-launchpad.js")
+    def component() -> Response:
+        return send_from_directory(bundle, "bakrypt-launchpad.js")
+
+    return app
+
+
+def use_sandbox(app: Flask) -> None:
+    """Stand in for a bakrypt account until there is one. Its tokens open nothing, so everybody may have them."""
+    from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415 - an extra, that production need not have
+
+    app.config.from_mapping(Sandbox(expires_in=60).listen().environ, BAKRYPT_EXCHANGE_PUBLIC=True)
