@@ -1,12 +1,15 @@
 """What is measured, and what the goals are. A scenario starts its servers and drives them in turn, round by round."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 
-from contestants import Contestants, Server, python_seconds
+from contestants import DELAY, Contestants, Server, python_seconds
 from wrk import EXCHANGE, TOKEN, TOKEN_FORM, Drive, Request, drive
+
+WARM_UP = 3  # seconds, which node's compiler needs to get going; no more than a measurement takes
 
 OURS = "ours"
 BARE = "bare Flask view"
@@ -54,18 +57,26 @@ class Bench:
     failures: list[str] = field(default_factory=list)
 
     def in_turn(
-        self, racers: Sequence[tuple[Server, Request]], *, connections: int, seconds: int | None = None
+        self,
+        racers: Sequence[tuple[Server, Request]],
+        *,
+        connections: int,
+        seconds: int | None = None,
+        pause: float = 0,
     ) -> list[Round]:
-        """Warm everybody up, then drive each once a round."""
+        """Warm everybody up, then drive each once a round. `pause` is in seconds, after each."""
         for server, request in racers:
-            self.drive(server, request, connections=connections, seconds=1)
-        return [
-            {
-                server.name: _figures(self.drive(server, request, connections=connections, seconds=seconds))
-                for server, request in racers
-            }
-            for _ in range(self.rounds)
-        ]
+            self.drive(server, request, connections=connections, seconds=min(WARM_UP, self.seconds))
+            time.sleep(pause)
+        rounds: list[Round] = []
+        for _ in range(self.rounds):
+            figures: Round = {}
+            for server, request in racers:
+                result = self.drive(server, request, connections=connections, seconds=seconds)
+                figures[server.name] = {RATE: result.rate, MEAN: result.mean, P50: result.p50, P99: result.p99}
+                time.sleep(pause)
+            rounds.append(figures)
+        return rounds
 
     def drive(self, server: Server, request: Request, *, connections: int, seconds: int | None = None) -> Drive:
         """Drive a server, and take note if a request failed."""
@@ -75,10 +86,6 @@ class Bench:
             said = server.log.read_text(errors="replace").strip()[-300:]
             self.failures.append(f"{server.name}, {request.path}, {connections} connections: {counts}. {said}".strip())
         return result
-
-
-def _figures(result: Drive) -> dict[str, float]:
-    return {RATE: result.rate, MEAN: result.mean, P50: result.p50, P99: result.p99}
 
 
 def exchange(bench: Bench) -> list[Round]:
@@ -104,40 +111,36 @@ def token(bench: Bench) -> list[Round]:
 
 
 def slow(bench: Bench) -> list[Round]:
-    """Many users at an upstream that takes half a second: twice as long, for the replies come in waves."""
+    """Many users at an upstream that takes half a second.
+
+    Twice as long, for the replies come in waves; and with a pause, for 500 requests are under way when wrk stops.
+    """
     made = bench.contestants
-    with (
-        made.slow_upstream() as upstream,
-        made.ours(upstream) as ours,
-        made.express_cluster(upstream) as cluster,
-    ):
-        racers = [(ours, TOKEN), (cluster, TOKEN), (upstream, TOKEN_FORM)]
-        return bench.in_turn(racers, connections=500, seconds=2 * bench.seconds)
+    with made.slow_upstream() as upstream, made.ours(upstream) as ours, made.express_cluster(upstream) as cluster:
+        return bench.in_turn(
+            [(ours, TOKEN), (cluster, TOKEN)], connections=500, seconds=2 * bench.seconds, pause=2 * DELAY
+        )
 
 
 def added(bench: Bench) -> list[Round]:
     """One caller: what a server adds to the time of its call to the upstream."""
     made = bench.contestants
-    with (
-        made.instant_upstream() as upstream,
-        made.ours(upstream) as ours,
-        made.express(upstream) as express,
-    ):
+    with made.instant_upstream() as upstream, made.ours(upstream) as ours, made.express(upstream) as express:
         return bench.in_turn([(ours, TOKEN), (express, TOKEN), (upstream, TOKEN_FORM)], connections=1)
 
 
 def memory(bench: Bench) -> list[Round]:
-    """Memory after exchanges and sign-ins, of servers that run alone and are fresh in each round."""
+    """Memory after exchanges and sign-ins. These two run alone, for another gunicorn would share pages with ours."""
     made = bench.contestants
+    seconds = max(1, bench.seconds // 2)
     rounds: list[Round] = []
-    with made.instant_upstream() as upstream:
+    with made.instant_upstream() as upstream, made.ours(upstream) as ours, made.express_cluster(upstream) as cluster:
         for _ in range(bench.rounds):
             figures: Round = {}
-            for one in (made.ours, made.express_cluster):
-                with one(upstream) as server:
-                    for request, connections in ((EXCHANGE, 32), (TOKEN, 32), (TOKEN, 500)):
-                        bench.drive(server, request, connections=connections, seconds=max(1, bench.seconds // 2))
-                    figures[server.name] = dict(zip((WORKERS, WITH_PARENT), server.memory(), strict=True))
+            for server in (ours, cluster):
+                for request, connections in ((EXCHANGE, 32), (TOKEN, 32), (TOKEN, 500)):
+                    bench.drive(server, request, connections=connections, seconds=seconds)
+                figures[server.name] = dict(zip((WORKERS, WITH_PARENT), server.memory(), strict=True))
             rounds.append(figures)
     return rounds
 
@@ -177,8 +180,9 @@ def _of(figure: str, one: str, other: str) -> Ratio:
 
 
 def _time_added(figures: Round) -> float:
-    direct = figures[DIRECT][MEAN]
-    return (figures[OURS][MEAN] - direct) / (figures[EXPRESS][MEAN] - direct)
+    """Compare what is added to the mean, which is 1 / rate over one connection: wrk corrects its own mean upwards."""
+    direct = 1 / figures[DIRECT][RATE]
+    return (1 / figures[OURS][RATE] - direct) / (1 / figures[EXPRESS][RATE] - direct)
 
 
 SCENARIOS = {
