@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from contestants import HERE, PACKAGES, SERVER, Contestants, install_express, program
+from disturbance import Disturbance
 from picture import picture
-from report import Finding, document, find, median_table, ratio_table
+from report import Finding, document, find, machine, median_table, ratio_table, versions
 from scenarios import SCENARIOS, Bench, Round, Scenario
 
 
@@ -27,12 +28,13 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(bench: Bench, names: list[str]) -> dict[str, tuple[Scenario, list[Round]]]:
+def measure(bench: Bench, names: list[str], disturbance: Disturbance) -> dict[str, tuple[Scenario, list[Round]]]:
     """Run the scenarios, and print the medians of each as soon as they are there."""
     results = {}
     for name in names:
         scenario = SCENARIOS[name]
         print(f"\n{scenario.title}\n", flush=True)
+        disturbance.look()
         results[name] = scenario, scenario.run(bench)
         print(median_table(results[name][1]), flush=True)
     return results
@@ -45,14 +47,16 @@ def main() -> int:
         program(name)
     install_express()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
+    disturbance = Disturbance()
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Contestants(Path(directory), arguments.server), arguments.rounds, arguments.seconds)
-        results = measure(bench, arguments.only or list(SCENARIOS))
+        results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
-    print(f"\n{ratio_table(findings)}")
+    print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
     run = f"{arguments.rounds} rounds of {arguments.seconds} s, `gunicorn {arguments.server}`"
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "RESULTS.md").write_text(document(run, results, findings, bench.failures))
+    text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
+    (arguments.output / "RESULTS.md").write_text(text)
     (arguments.output / "results.svg").write_text(picture(findings))
     print("\n".join(["", "Requests failed:", *bench.failures] if bench.failures else ["", "No request failed."]))
     return 1 if bench.failures else 0

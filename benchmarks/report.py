@@ -59,8 +59,8 @@ def ratio_table(findings: Iterable[Finding]) -> str:
     for finding in findings:
         goal = finding.goal
         limit = f"{'at least' if goal.at_least else 'at most'} {goal.limit:g}"
-        spread = f"{min(finding.ratios):.2f} to {max(finding.ratios):.2f}"
-        rows.append((goal.text, f"{finding.middle:.2f}", spread, limit, "met" if finding.is_met else "**not met**"))
+        spread = f"{min(finding.ratios):.3g} to {max(finding.ratios):.3g}"
+        rows.append((goal.text, f"{finding.middle:.3g}", spread, limit, "met" if finding.is_met else "**not met**"))
     return _table(("ratio", "median", "spread", "goal", ""), rows)
 
 
@@ -84,9 +84,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def document(
-    run: str, results: Mapping[str, tuple[Scenario, list[Round]]], findings: Iterable[Finding], failures: Sequence[str]
+    run: str,
+    results: Mapping[str, tuple[Scenario, list[Round]]],
+    findings: Iterable[Finding],
+    failures: Sequence[str],
+    surroundings: Iterable[tuple[str, str]],
 ) -> str:
-    """Return `RESULTS.md`. `run` says in a few words how it was run."""
+    """Return `RESULTS.md`. `run` says in a few words how it was run, `surroundings` what took part and where."""
     failed = ["**Requests failed in this run:**", *(f"- {failure}" for failure in failures)] if failures else []
     tables = [f"### {scenario.title}\n\n{median_table(rounds)}" for scenario, rounds in results.values()]
     parts = [
@@ -99,7 +103,7 @@ def document(
         "## Medians of the rounds",
         *tables,
         "## Versions and machine",
-        _table(("", ""), [*versions(), *machine()]),
+        _table(("", ""), surroundings),
     ]
     return "\n\n".join(parts) + "\n"
 

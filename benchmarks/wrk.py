@@ -51,8 +51,9 @@ def drive(server: Server, request: Request, *, connections: int, seconds: int) -
     seconds_run = figures["microseconds"] / 1e6
     errors = {kind: count for kind, count in figures["errors"].items() if count}
     # wrk does not count a connection that waits in vain to the end as an error.
-    answered = figures["requests"] * figures["mean"] / 1e6 / max(seconds_run - figures["p99"] / 1e6, 0.1)
-    if answered < connections / 2:
+    slowest = figures["p99"] / 1e6
+    answered = figures["requests"] * figures["mean"] / 1e6 / max(seconds_run - slowest, 0.1)
+    if not figures["requests"] or (slowest < seconds_run / 4 and answered < connections / 2):
         errors["of the connections or so without a reply"] = round(connections - answered)
     return Drive(
         rate=figures["requests"] / seconds_run,
