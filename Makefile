@@ -3,7 +3,7 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint screenshots wheel clean
+.PHONY: run test fuzz bench lint screenshots wheel clean
 
 run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
@@ -13,6 +13,9 @@ test: $(VENV)/dev
 
 fuzz: $(VENV)/dev
 	FUZZ_EXAMPLES=10000 $(BIN)/pytest -q --timeout 3600 tests/test_fuzz.py
+
+bench: $(VENV)/dev
+	$(BIN)/python benchmarks/bench.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -36,4 +39,4 @@ $(VENV)/dev: $(VENV)/run
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) dist benchmarks/express/node_modules

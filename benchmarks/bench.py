@@ -1,0 +1,66 @@
+"""Measure against the documented handlers: ours, Express, nginx and a bare Flask view, side by side in one run.
+
+Run `make bench`, or `python benchmarks/bench.py --help`. It prints the medians, the ratios and the goals, and writes
+them to `benchmarks/RESULTS.md` with a picture. The exit code is 1 if a request failed, whoever it was that failed.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from contestants import HERE, PACKAGES, SERVER, Contestants, install_express, program
+from disturbance import Disturbance
+from picture import picture
+from report import Finding, document, find, machine, median_table, ratio_table, versions
+from scenarios import SCENARIOS, Bench, Round, Scenario
+
+
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="length of one measurement, whole seconds")
+    parser.add_argument("--only", choices=SCENARIOS, help="one scenario; may be given again", action="append")
+    parser.add_argument("--server", default=SERVER, help=f"gunicorn's arguments (default: {SERVER})")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg")
+    return parser.parse_args()
+
+
+def measure(bench: Bench, names: list[str], disturbance: Disturbance) -> dict[str, tuple[Scenario, list[Round]]]:
+    """Run the scenarios, and print the medians of each as soon as they are there."""
+    results = {}
+    for name in names:
+        scenario = SCENARIOS[name]
+        print(f"\n{scenario.title}\n", flush=True)
+        disturbance.look()
+        results[name] = scenario, scenario.run(bench)
+        print(median_table(results[name][1]), flush=True)
+    return results
+
+
+def main() -> int:
+    """Run it, print the tables and write them."""
+    arguments = read_arguments()
+    for name in PACKAGES:
+        program(name)
+    install_express()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
+    disturbance = Disturbance()
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Contestants(Path(directory), arguments.server), arguments.rounds, arguments.seconds)
+        results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
+    findings: list[Finding] = [found for result in results.values() for found in find(*result)]
+    print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
+    run = f"{arguments.rounds} rounds of {arguments.seconds} s, `gunicorn {arguments.server}`"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
+    (arguments.output / "RESULTS.md").write_text(text)
+    (arguments.output / "results.svg").write_text(picture(findings))
+    print("\n".join(["", "Requests failed:", *bench.failures] if bench.failures else ["", "No request failed."]))
+    return 1 if bench.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""The servers of the benchmark: two upstreams, and those in front of them. Each runs as long as its `with`."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+HERE = Path(__file__).parent
+EXPRESS = HERE / "express"
+SERVER = "--workers 2 --threads 32"  # gunicorn's arguments, for our app and for the bare one
+DELAY = 0.5  # seconds that the slow upstream takes
+PROCESSES = 2  # of the Express cluster
+
+PACKAGES = {"wrk": "wrk", "nginx": "nginx", "node": "nodejs", "npm": "npm"}  # the Debian package of each program
+TOKEN = {"access_token": "a" * 30, "expires_in": 36000, "token_type": "Bearer", "scope": "read write"}
+UPSTREAM_REPLY = json.dumps(TOKEN | {"refresh_token": "r" * 30})
+EXCHANGE_REPLY = json.dumps(TOKEN, separators=(",", ":")) + "\n"  # as long as what our exchange replies
+
+_SECRETS = {
+    "BAKRYPT_TOKEN": "benchmark-token",
+    "BAKRYPT_CLIENT_ID": "benchmark-client",
+    "BAKRYPT_CLIENT_SECRET": "benchmark-secret",
+}
+_NGINX = """
+daemon off;
+worker_processes {processes};
+pid {directory}/pid;
+error_log stderr;
+events {{ worker_connections 2048; }}
+http {{
+    access_log off;
+    default_type application/json;
+    keepalive_requests 1000000;
+    keepalive_timeout 1h;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    {http}
+}}
+"""
+_INSTANT = "server {{ listen 127.0.0.1:{port} backlog=1024; location /auth/ {{ return 200 '{reply}'; }} }}"
+_FLOOR = """
+    upstream bakrypt {{ server {upstream}; keepalive 64; keepalive_requests 1000000; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location /auth/ {{
+            proxy_pass http://bakrypt;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Authorization "Token benchmark-token";
+        }}
+    }}
+"""
+
+
+def program(name: str) -> str:
+    """Return where a program lies, or end the script with a sentence that says how to get it."""
+    path = shutil.which(name)
+    if path is None:
+        sys.exit(f"The benchmark needs {name}: install it, with `apt install {PACKAGES.get(name, name)}` on Debian.")
+    return path
+
+
+def install_express() -> None:
+    """Install what the Express app needs, unless it is there."""
+    lock, installed = EXPRESS / "package-lock.json", EXPRESS / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        command = [program("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]
+        subprocess.run(command, cwd=EXPRESS, check=True, timeout=300, stdout=subprocess.DEVNULL)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs on 127.0.0.1, and where it says what ails it."""
+
+    name: str
+    port: int
+    pid: int
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The origin."""
+        return f"http://{self.address}"
+
+    def memory(self) -> tuple[float, float]:
+        """Return the memory of its workers, and of them and their parent, in MiB; shared pages are divided up (PSS)."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        workers = sum(_pss(int(child)) for child in children)
+        return workers, workers + _pss(self.pid)
+
+
+def _pss(pid: int) -> float:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(rollup.split("\nPss:")[1].split()[0]) / 1024
+
+
+class Contestants:
+    """Starts the servers. What they write lies in `directory`; `server` are the arguments of gunicorn."""
+
+    def __init__(self, directory: Path, server: str) -> None:
+        self._directory = directory
+        self._gunicorn = [sys.executable, "-m", "gunicorn", "--log-level", "warning", *server.split()]
+
+    def instant_upstream(self) -> AbstractContextManager[Server]:
+        """Nginx with a fixed reply, which costs next to nothing."""
+        port = _free_port()
+        return self._nginx("instant upstream", port, 1, _INSTANT.format(port=port, reply=UPSTREAM_REPLY))
+
+    def slow_upstream(self) -> AbstractContextManager[Server]:
+        """Answer the same after half a second."""
+        port = _free_port()
+        command = [sys.executable, str(HERE / "slow_upstream.py"), str(port), str(DELAY)]
+        return self._running("slow upstream", command, port, {"REPLY": UPSTREAM_REPLY})
+
+    def floor(self, upstream: Server) -> AbstractContextManager[Server]:
+        """Nginx that passes on what comes, with the header added: two processes."""
+        port = _free_port()
+        return self._nginx("nginx proxy_pass", port, 2, _FLOOR.format(port=port, upstream=upstream.address))
+
+    def ours(self, upstream: Server) -> AbstractContextManager[Server]:
+        """Our blueprint on its production server."""
+        port = _free_port()
+        command = [*self._gunicorn, "--bind", f"127.0.0.1:{port}", "ours:create_app()"]
+        return self._running("ours", command, port, {"BAKRYPT_URL": upstream.url, **_SECRETS})
+
+    def bare(self) -> AbstractContextManager[Server]:
+        """Run a bare Flask view on the same server."""
+        port = _free_port()
+        command = [*self._gunicorn, "--bind", f"127.0.0.1:{port}", "bare:create_app()"]
+        return self._running("bare Flask view", command, port, {"REPLY": EXCHANGE_REPLY})
+
+    def express(self, upstream: Server) -> AbstractContextManager[Server]:
+        """Run the documented handlers in one process."""
+        return self._express("Express, one process", upstream, 1)
+
+    def express_cluster(self, upstream: Server) -> AbstractContextManager[Server]:
+        """Run the documented handlers in a cluster of two."""
+        return self._express("Express, cluster of two", upstream, PROCESSES)
+
+    def _express(self, name: str, upstream: Server, processes: int) -> AbstractContextManager[Server]:
+        port = _free_port()
+        environ = {"NODE_ENV": "production", "UPSTREAM": upstream.url}
+        environ |= {"PORT": str(port), "PROCESSES": str(processes)}
+        return self._running(name, [program("node"), str(EXPRESS / "app.js")], port, environ)
+
+    def _nginx(self, name: str, port: int, processes: int, http: str) -> AbstractContextManager[Server]:
+        directory = self._directory / f"nginx-{port}"
+        directory.mkdir()
+        path = directory / "nginx.conf"
+        path.write_text(_NGINX.format(directory=directory, processes=processes, http=http))
+        command = [program("nginx"), "-p", str(directory), "-e", "stderr", "-c", str(path)]
+        return self._running(name, command, port, {})
+
+    @contextmanager
+    def _running(self, name: str, command: list[str], port: int, environ: dict[str, str]) -> Iterator[Server]:
+        log = self._directory / f"{port}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=_environ() | environ, stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            _wait_for(process, name, port, log)
+            yield Server(name, port, process.pid, log)
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its session is its own, so this is its children at most
+            process.wait()
+
+
+def _environ() -> dict[str, str]:
+    """Return the environment without settings and proxies of whoever runs this, and with this clone's package."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BAKRYPT_")}
+    kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
+    return kept | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE)))}
+
+
+def python_seconds(code: str) -> list[float]:
+    """Run code in a fresh interpreter and return the numbers that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=_environ(), capture_output=True, text=True, check=True, timeout=60
+    )
+    return [float(word) for word in done.stdout.split()]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", name: str, port: int, log: Path) -> None:
+    """Wait until an exchange gets its token there."""
+    end = time.monotonic() + 20
+    while not _gives_a_token(port):
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"{name} does not answer:\n{log.read_text()[-2000:]}")
+        time.sleep(0.05)
+
+
+def _gives_a_token(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("POST", "/auth/exchange/")
+        reply = connection.getresponse()
+        return reply.status == 200 and b"access_token" in reply.read()
+    except OSError:
+        return False
+    finally:
+        connection.close()
