@@ -217,6 +217,19 @@ class TestInTheBrowser:
         assert page.evaluate(TOKEN)["error"] == "login_required"
         assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
 
+    def test_a_sign_out_while_a_renewal_is_under_way(self, page: Page, sandbox: Sandbox) -> None:
+        """Stands: the reply that comes afterwards brings nobody back."""
+        sandbox.expires_in = 1
+        page.evaluate(SIGN_IN)
+        sandbox.delay = 0.5
+        end = time.monotonic() + 5
+        while sandbox.calls["/auth/token/"] < 2 and time.monotonic() < end:
+            page.wait_for_timeout(20)
+        page.evaluate("session.signOut()")
+        page.wait_for_timeout(1000)
+        assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
+        assert page.evaluate(TOKEN)["error"] == "login_required"
+
 
 class TestTabs:
     """Several tabs of one page."""
@@ -261,6 +274,15 @@ class TestTabs:
         assert owners == ["alice", "bob"]
         first.evaluate("session.signOut()")
         assert sandbox.store.owner(second.evaluate(TOKEN)) == "bob"
+
+    def test_another_user_is_no_renewal(self, context: BrowserContext, sandbox: Sandbox) -> None:
+        """A tab that shared a session keeps it when the other signs in as somebody else."""
+        first, second = open_tab(context), open_tab(context)
+        first.evaluate(SIGN_IN)
+        second.evaluate(TOKEN)
+        second.evaluate("() => session.signIn('bob', 'bob-password')")
+        owners = [sandbox.store.owner(tab.evaluate(TOKEN)) for tab in (first, second)]
+        assert owners == ["alice", "bob"]
 
     def test_sign_out_of_all_tabs(self, context: BrowserContext) -> None:
         """That hold the same token."""

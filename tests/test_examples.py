@@ -24,7 +24,7 @@ pytestmark = needs_chromium
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser; an error in a page's code fails the test unless it was waited for."""
+    """A browser; an error in a page's code fails the test."""
     faults: list[str] = []
     with browser.new_context() as context:
         context.set_default_timeout(10_000)
@@ -87,6 +87,16 @@ class TestExistingApp:
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
         expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+
+    def test_signing_out_without_a_token(self, context: BrowserContext, address: str) -> None:
+        """The user is signed out on the page, too, where there was no token to be had."""
+        page = context.new_page()
+        page.route("**/auth/exchange/", lambda route: route.fulfill(status=500, json={"error": "server_error"}))
+        page.goto(address)
+        self.sign_in(page, "a-password")
+        expect(page.get_by_role("status")).to_have_text("server_error")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
     def test_its_password_is_a_new_one_each_time(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Whoever copies the example copies no password."""

@@ -18,6 +18,7 @@ from bakrypt_proxy.sandbox import Sandbox
 
 __all__ = ["browser", "packages"]  # a fixture is used by its name
 pytestmark = needs_chromium
+RENEWED = re.compile(r"^[1-9]\d*, the last at ")
 
 
 @pytest.fixture
@@ -123,9 +124,9 @@ class TestToken:
         sandbox.expires_in = 2
         sign_in(page, "alice-password")
         page.get_by_role("button", name="Show").click()
-        expect(page.locator("#renewals")).to_have_text(re.compile("^2, the last at "))
+        expect(page.locator("#renewals")).to_have_text(RENEWED)
         sandbox.expires_in = 60
-        expect(page.locator("#renewals")).to_have_text(re.compile("^3, the last at "))
+        expect(page.locator("#left")).to_have_text(re.compile(r"^(1 min 0 s|5\d s)$"))
         expect(page.locator("#whose")).to_have_text("It belongs to alice.")
         assert sandbox.store.owner(page.locator("#access-token").text_content()) == "alice"
         assert '"grant_type": "refresh_token"' in call(page, "POST /auth/token/")
@@ -148,6 +149,21 @@ class TestToken:
         sandbox.fail = 503
         expect(page.locator("#left")).to_have_text("over", timeout=10_000)
         expect(page.get_by_role("button", name="Upload")).to_be_disabled()
+
+    def test_a_token_that_does_not_say_how_long_it_lives(self, page: Page, tmp_path: Path) -> None:
+        """Is used all the same."""
+
+        def leave_out(route: Route) -> None:
+            token = route.fetch().json()
+            del token["expires_in"]
+            route.fulfill(json=token)
+
+        page.route("**/auth/exchange/", leave_out)
+        exchange(page)
+        expect(page.locator("#left")).to_have_text("not said")
+        (tmp_path / "a.txt").write_bytes(b"x")
+        upload(page, tmp_path / "a.txt")
+        expect(page.locator("#uploaded")).to_be_visible()
 
 
 class TestProblems:
@@ -202,7 +218,7 @@ class TestWire:
         assert '"username": "alice"' in signed_in
 
     def test_secret_parts_are_masked(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
-        """Neither a password nor a token nor a deposit address stands anywhere on the page."""
+        """Neither a password nor a token nor a deposit address stands in the list of calls."""
         replies: list[str] = []
         page.on("response", lambda reply: replies.append(reply.text()) if "/auth/token/" in reply.url else None)
         sign_in(page, "alice-password")
@@ -294,7 +310,7 @@ class TestApi:
         (tmp_path / "a.txt").write_bytes(b"x")
         upload(page, tmp_path / "a.txt")
         expect(page.locator("#uploaded")).to_be_visible()
-        expect(page.locator("#renewals")).to_have_text(re.compile("^1, the last at "))
+        expect(page.locator("#renewals")).to_have_text(RENEWED)
         expect(page.locator("#uploaded")).to_be_visible()
         exchange(page)
         expect(page.locator("#uploaded")).to_be_hidden()
@@ -328,7 +344,7 @@ class TestForEverybody:
     def test_axe_finds_nothing(
         self, browser: Browser, app: Flask, packages: Path, tmp_path: Path, scheme: Any, _: None
     ) -> None:
-        """axe-core, all its rules: on the empty page, on the full one, and with a problem on it."""
+        """axe-core with its usual rules: on the empty page, on the full one, and with a problem on it."""
         axe = (packages / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
         with serve(app) as url, browser.new_context(base_url=url, color_scheme=scheme) as context:
             page = open_page(context)

@@ -20,7 +20,7 @@ const MANDATORY = 0.02; // of a life is left when callers wait for that
 const ASK_TABS = 100; // ms that other tabs have to say that they hold a token
 const LONGEST_PAUSE = 30_000; // ms between attempts to renew
 
-/** @param {Held | null} held @returns {any} */
+/** @param {Held | null} [held] @returns {any} */
 const secret = (held) => held?.token.access_token;
 
 /** An error reply of the proxy, or none at all (`status` 0). */
@@ -40,6 +40,11 @@ export class BakryptError extends Error {
     return [400, 401, 403].includes(this.status);
   }
 }
+
+/** @param {string} why @returns {never} */
+const refuse = (why) => {
+  throw new BakryptError(401, "login_required", why);
+};
 
 /** Dispatches `renewed` after each new token, and `lost` when there is no way to get one any more (`event.detail`: why). */
 export class BakryptSession extends EventTarget {
@@ -75,8 +80,7 @@ export class BakryptSession extends EventTarget {
 
   /** Return a living access token, renewed first if it is about to end. @returns {Promise<string>} */
   async accessToken() {
-    const held = this.#held ?? (await this.#askTabs());
-    if (!held) throw new BakryptError(401, "login_required", "sign in or exchange");
+    const held = this.#held ?? (await this.#askTabs()) ?? refuse("sign in or exchange");
     const left = held.endsAt - Date.now();
     if (left > held.life * ADVISORY) return secret(held);
     const renewal = this.#renew(held);
@@ -125,20 +129,22 @@ export class BakryptSession extends EventTarget {
   async #renewAlone(old, rejected) {
     // Looked at again: another tab may have renewed it while this one waited for the lock, and its message be on its way.
     if (this.#held === old) await this.#askTabs();
-    if (this.#held && this.#held !== old) return this.#held;
+    if (this.#held !== old) return this.#held ?? refuse("signed out");
     if (Date.now() < this.#notBefore) throw new BakryptError(0, "temporarily_unavailable", "try again later");
     const { access_token, refresh_token } = old.token;
+    let token;
     try {
-      if (old.way === "exchange") {
-        return this.#take("exchange", await this.#post("exchange", rejected ? { rejected_token: access_token } : {}));
-      }
-      if (!refresh_token) throw new BakryptError(401, "login_required", "no refresh token");
-      return this.#take("user", await this.#post("token", { grant_type: "refresh_token", refresh_token }));
+      if (old.way === "exchange") token = await this.#post("exchange", rejected ? { rejected_token: access_token } : {});
+      else if (refresh_token) token = await this.#post("token", { grant_type: "refresh_token", refresh_token });
+      else return refuse("no refresh token");
     } catch (/** @type {any} */ error) {
       if (error.isFinal) this.#end(error.message);
       else this.#holdOff(error);
       throw error;
     }
+    // Signed out, or in anew, meanwhile: the reply is of a session that is over.
+    if (this.#held !== old) return this.#held ?? refuse("signed out");
+    return this.#take(old.way, token, old);
   }
 
   /** @param {BakryptError} error */
@@ -148,12 +154,12 @@ export class BakryptSession extends EventTarget {
     this.#schedule(this.#notBefore);
   }
 
-  /** @param {Way} way @param {AccessToken} token @returns {Held} */
-  #take(way, token) {
+  /** @param {Way} way @param {AccessToken} token @param {Held} [old] that it renews, here and in other tabs @returns {Held} */
+  #take(way, token, old) {
     // A shared token in its last second says 0: it is renewed at once, and not only when it is asked for.
     const life = Math.max(Number(token.expires_in), 1) * 1000 || 0;
     const held = { way, token, life, endsAt: Date.now() + life };
-    this.#replaced = secret(this.#held);
+    this.#replaced = secret(old);
     this.#keep(held);
     this.#channel.postMessage({ held, replaced: this.#replaced });
     return held;

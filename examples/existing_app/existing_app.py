@@ -1,6 +1,6 @@
 """An app that has users of its own, by Flask-Login: whoever is signed in gets the access token of its bakrypt account.
 
-Three lines are about bakrypt_proxy: its import, `settings`, and `register_blueprint`.
+What an app of yours needs of it are the import of bakrypt_proxy, `settings`, and `register_blueprint`.
 """
 
 import os
@@ -30,7 +30,7 @@ def create_app(password: str | None = None) -> Flask:
     if password is None:
         password = secrets.token_urlsafe(9)
         click.echo(f"Sign in as ada with the password {password}")
-    if "BAKRYPT_TOKEN" not in os.environ:
+    if not (os.environ.get("BAKRYPT_TOKEN") or os.environ.get("BAKRYPT_TOKEN_FILE")):
         use_sandbox(app)
     settings = Settings.from_mapping(app.config, os.environ)
     app.register_blueprint(create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated))

@@ -13,7 +13,7 @@ BUNDLE = Path(__file__).parent / "node_modules" / "bakrypt-launchpad" / "dist"
 def create_app(bundle: Path = BUNDLE) -> Flask:
     """Return the app. `bundle` is the folder that npm has put the component into."""
     app = Flask(__name__)
-    if "BAKRYPT_TOKEN" not in os.environ:
+    if not (os.environ.get("BAKRYPT_TOKEN") or os.environ.get("BAKRYPT_TOKEN_FILE")):
         use_sandbox(app)
     settings = Settings.from_mapping(app.config, os.environ)
     app.register_blueprint(create_blueprint(settings=settings))

@@ -1,4 +1,4 @@
-// What a button does: run once at a time, with what goes wrong shown to the person who pressed it.
+// What a button does, with what goes wrong shown to the person who pressed it.
 
 import { BakryptError } from "./session.js";
 
@@ -6,29 +6,34 @@ const SLOW = 300; // ms until a button says that it is at work
 
 export const find = (selector) => document.querySelector(selector);
 
-// The button is off meanwhile, though it keeps the focus.
-export async function run(button, action) {
-  if (button.getAttribute("aria-disabled") === "true") return;
+// Does it, and shows what goes wrong.
+export async function run(action) {
   showProblem(null);
-  button.setAttribute("aria-disabled", "true");
-  const label = button.textContent;
-  const slow = setTimeout(() => (button.textContent = button.dataset.busy), SLOW);
   try {
     await action();
   } catch (error) {
     if (!(error instanceof BakryptError)) throw error;
     showProblem(error);
-  } finally {
+  }
+}
+
+// The same; the button is off meanwhile, though it keeps the focus.
+export async function runOnce(button, action) {
+  if (button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true");
+  const label = button.textContent;
+  const slow = setTimeout(() => (button.textContent = button.dataset.busy), SLOW);
+  await run(action).finally(() => {
     clearTimeout(slow);
     button.textContent = label;
     button.setAttribute("aria-disabled", "false");
-  }
+  });
 }
 
 export function onSubmit(selector, action) {
   find(selector)?.addEventListener("submit", (event) => {
     event.preventDefault();
-    run(event.submitter ?? event.target.querySelector("button"), () => action(event.target));
+    runOnce(event.submitter ?? event.target.querySelector("button"), () => action(event.target));
   });
 }
 

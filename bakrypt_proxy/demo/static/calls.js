@@ -2,26 +2,27 @@
 
 const KEPT = 30;
 const DOTS = "•".repeat(8);
-const SECRETS = new Set(["password", "access_token", "refresh_token", "rejected_token", "deposit_address"]);
+const SECRET = /token$|secret|password|deposit_address/i;
 
 // The first letters of a token stay: they tell one from the next, and open nothing.
-const mask = (name, value) =>
-  !SECRETS.has(name) || typeof value !== "string" ? value : name === "password" ? DOTS : value.slice(0, 4) + DOTS;
+function mask(name, value) {
+  if (typeof value !== "string" || !SECRET.test(name)) return value;
+  return /token$/i.test(name) ? value.slice(0, 4) + DOTS : DOTS;
+}
 
 const maskHeader = ([name, value]) =>
   `${name}: ${/^authorization$/i.test(name) ? value.replace(/(\S+ .{0,4}).*/, `$1${DOTS}`) : value}`;
-
-function layOut(firstLine, headers, body) {
-  return [firstLine, ...[...headers].map(maskHeader), ...(body ? ["", maskBody(body)] : [])].join("\n");
-}
 
 function maskBody(text) {
   try {
     return JSON.stringify(JSON.parse(text), mask, 2);
   } catch {
-    return text;
+    return text && `${text.length} letters that are not JSON`;
   }
 }
+
+const layOut = (firstLine, headers, body) =>
+  [firstLine, ...[...headers].map(maskHeader), ...(body ? ["", body] : [])].join("\n");
 
 export class Calls {
   #list;
@@ -34,33 +35,32 @@ export class Calls {
     this.#whenFirst = whenFirst;
   }
 
-  // Lists a call that begins; the function that is returned is called with its reply, or with nothing if there is none.
+  // Lists a call that begins, its body as it may be shown. The function that is returned is called with its reply, or
+  // with nothing if there is none.
   begin(method, url, headers, body) {
     this.#whenFirst();
-    const item = this.#template.content.cloneNode(true).firstElementChild;
-    const put = (name, text) => (item.querySelector(`.${name}`).textContent = text);
     const { origin, pathname } = new URL(url, location);
     const began = performance.now();
     const line = `${method} ${origin === location.origin ? "" : origin}${pathname}`;
+    const item = this.#place(line);
+    const put = (name, text) => (item.querySelector(`.${name}`).textContent = text);
     put("line", line);
     put("request", layOut(line, headers, body));
-    this.#replace(item, line);
     return (reply) => {
       item.dataset.kind = reply?.status < 400 ? "good" : "bad";
       put("status", reply?.status ?? "no reply");
       put("took", `${Math.round(performance.now() - began)} ms`);
-      put("reply", reply ? layOut(`${reply.status} ${reply.statusText}`, reply.headers, reply.body) : "none");
+      put("reply", reply ? layOut(`${reply.status} ${reply.statusText}`, reply.headers, maskBody(reply.body)) : "none");
     };
   }
 
-  // Puts a call at the top. A GET that is only repeated takes the place of the one before.
-  #replace(item, line) {
+  // Returns the place for a call, at the top. A GET that is only repeated keeps that of the one before.
+  #place(line) {
     const top = this.#list.firstElementChild;
-    if (line.startsWith("GET ") && top?.querySelector(".line").textContent === line) {
-      item.querySelector("details").open = top.querySelector("details").open;
-      top.replaceWith(item);
-    } else this.#list.prepend(item);
+    if (line.startsWith("GET ") && top?.querySelector(".line").textContent === line) return top;
+    this.#list.prepend(this.#template.content.cloneNode(true));
     while (this.#list.children.length > KEPT) this.#list.lastElementChild.remove();
+    return this.#list.firstElementChild;
   }
 
   // Lists whatever is fetched from now on, by this page or by a module that it uses.
@@ -68,7 +68,7 @@ export class Calls {
     const send = window.fetch.bind(window);
     window.fetch = async (input, init) => {
       const request = new Request(input, init);
-      const body = await request.clone().text();
+      const body = maskBody(await request.clone().text());
       const end = this.begin(request.method, request.url, request.headers, body);
       const response = await send(request).catch((error) => {
         end();

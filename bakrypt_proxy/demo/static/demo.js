@@ -10,10 +10,15 @@ const MASK = "•".repeat(24);
 let life = NaN; // in seconds
 let endsAt = NaN; // in ms of performance.now()
 let renewals = 0;
+let attempts = 0; // to get a token
 
 async function take(whose, getToken) {
-  renewals = -1; // the first token is no renewal
+  const before = renewals;
+  const attempt = (attempts += 1);
   await getToken();
+  if (renewals === before || attempt !== attempts) return; // the same token as before, or another attempt's
+  renewals = 0; // the first token is no renewal
+  showRenewals();
   forgetResults();
   find("#whose").textContent = whose;
   find("#token").scrollIntoView({ block: "nearest" });
@@ -23,16 +28,20 @@ function keep({ detail }) {
   life = detail.expiresIn;
   endsAt = performance.now() + life * 1000;
   renewals += 1;
-  find("#renewals").textContent = renewals
-    ? `${renewals}, the last at ${new Date().toLocaleTimeString()}`
-    : "none yet; the first when a tenth of its life is left";
+  showRenewals();
   find("#token").hidden = false;
-  showToken(find("#show").dataset.shown === "true");
+  if (isShown()) showToken(true).catch(() => {}); // it is shown at the next renewal
   tick();
 }
 
+function showRenewals() {
+  find("#renewals").textContent = renewals
+    ? `${renewals}, the last at ${new Date().toLocaleTimeString()}`
+    : "none yet; the first when a tenth of its life is left";
+}
+
 function lose({ detail }) {
-  const hadFocus = find("#token").contains(document.activeElement);
+  const hadFocus = ["#token", "#created"].some((box) => find(box)?.contains(document.activeElement));
   life = endsAt = NaN;
   find("#token").hidden = true;
   find("#whose").textContent = sentence(detail);
@@ -46,18 +55,24 @@ async function showToken(shown) {
   const button = find("#show");
   button.textContent = shown ? "Hide" : "Show";
   button.dataset.shown = String(shown);
-  find("#access-token").textContent = shown ? await session.accessToken() : MASK;
+  find("#access-token").textContent = MASK;
+  const token = shown && (await session.accessToken());
+  if (token && isShown()) find("#access-token").textContent = token; // it may have been hidden meanwhile
 }
 
+const isShown = () => find("#show").dataset.shown === "true";
+
 async function copyToken() {
-  await navigator.clipboard.writeText(await session.accessToken());
-  find("#copied").textContent = "Copied.";
+  const token = await session.accessToken();
+  const copied = await navigator.clipboard.writeText(token).then(() => "Copied.", () => "Not allowed here.");
+  find("#copied").textContent = copied;
   setTimeout(() => (find("#copied").textContent = ""), 2000);
 }
 
 function tick() {
   const left = Math.max(0, (endsAt - performance.now()) / 1000);
-  for (const button of document.querySelectorAll("#upload button, #asset button")) button.disabled = !(left > 0);
+  const isUsable = !find("#token").hidden && (left > 0 || !(life > 0));
+  for (const button of document.querySelectorAll("#upload button, #asset button")) button.disabled = !isUsable;
   find("#life").hidden = !(life > 0);
   find("#life").value = left / life || 0;
   find("#left").textContent = !(life > 0) ? "not said" : left > 0 ? duration(left) : "over";
@@ -80,9 +95,9 @@ onSubmit("#sign-in", async (form) => {
   await take(`It belongs to ${username}.`, () => session.signIn(username, password));
   form.reset();
 });
-find("#show").addEventListener("click", ({ target }) => showToken(target.dataset.shown !== "true"));
+find("#show").addEventListener("click", () => run(() => showToken(!isShown())));
 find("#copy").hidden = !navigator.clipboard;
-find("#copy").addEventListener("click", ({ target }) => run(target, copyToken));
+find("#copy").addEventListener("click", () => run(copyToken));
 find("#sign-out").addEventListener("click", () => session.signOut());
 
 session.addEventListener("renewed", keep);
@@ -90,8 +105,4 @@ session.addEventListener("lost", lose);
 setInterval(tick, 1000);
 
 // Another tab may hold a token already.
-renewals = -1;
-session.accessToken().then(
-  () => (find("#whose").textContent = "It is the one of another tab."),
-  () => {},
-);
+take("It is the one of another tab.", () => session.accessToken()).catch(() => {});

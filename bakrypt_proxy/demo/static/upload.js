@@ -9,12 +9,14 @@ export function upload(url, token, form, onProgress) {
       resolve({
         status: request.status,
         statusText: request.statusText,
-        headers: new Headers(request.getAllResponseHeaders().trim().split(/\r\n/).map((line) => line.split(/: (.*)/, 2))),
+        headers: new Headers(headerLines(request).map((line) => line.split(/: (.*)/, 2))),
         body: request.responseText,
       });
-    request.onerror = () => reject(new TypeError("the server could not be reached"));
+    request.onerror = request.onabort = () => reject(new TypeError("the server could not be reached"));
     request.open("POST", url);
     request.setRequestHeader("Authorization", `Bearer ${token}`);
     request.send(form);
   });
 }
+
+const headerLines = (request) => request.getAllResponseHeaders().split("\r\n").filter(Boolean);

@@ -6,8 +6,13 @@ const session = new BakryptSession({ base: "/auth" });
 // First the app forgets the user, then all tabs forget the token, and each loads what is there without one.
 document.querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  await fetch(event.target.action, { method: "POST" });
-  session.signOut();
+  try {
+    await fetch(event.target.action, { method: "POST" });
+    session.signOut();
+    location.reload();
+  } catch {
+    status.textContent = "You are not signed out: the server cannot be reached.";
+  }
 });
 session.addEventListener("lost", () => location.reload());
 

@@ -5,9 +5,11 @@ const session = new BakryptSession({ base: "/auth" });
 
 // The component never renews its token: it is handed each new one, the first as well.
 session.addEventListener("renewed", async () => launchpad.setAttribute("access-token", await session.accessToken()));
+const say = (text) => (document.querySelector("[role=alert]").textContent = text);
+session.addEventListener("lost", ({ detail }) => say(`Load this page again: ${detail}.`));
 
 try {
   await session.exchange();
 } catch (error) {
-  document.querySelector("[role=alert]").textContent = error.message;
+  say(error.message);
 }
