@@ -17,11 +17,12 @@ from bakrypt_proxy.sandbox import Sandbox
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 
 
-def schemathesis(url: str, *arguments: str) -> None:
+def schemathesis(folder: Path, url: str, *arguments: str) -> None:
     """Run schemathesis over a socket, with all its checks, from the document that the app serves."""
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", "--checks", "all"]
     result = subprocess.run(
         [*command, "--max-examples", "40", "--no-color", *arguments, f"{url}/auth/openapi.json"],
+        cwd=folder,  # where it keeps what it found
         capture_output=True,
         text=True,
         check=False,
@@ -31,18 +32,18 @@ def schemathesis(url: str, *arguments: str) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_app_keeps_its_contract(app: Flask) -> None:
+def test_the_app_keeps_its_contract(app: Flask, tmp_path: Path) -> None:
     """With bakrypt well."""
     with serve(app) as url:
-        schemathesis(url)
+        schemathesis(tmp_path, url)
 
 
 @pytest.mark.timeout(120)
-def test_the_app_keeps_its_contract_when_bakrypt_fails(upstream: Upstream) -> None:
+def test_the_app_keeps_its_contract_when_bakrypt_fails(upstream: Upstream, tmp_path: Path) -> None:
     """With bakrypt down; a 500 is then what the contract says."""
     upstream.behave = replying(503, {"detail": "down"})
     with serve(create_app(upstream.environ)) as url:
-        schemathesis(url, "--exclude-checks", "not_a_server_error")
+        schemathesis(tmp_path, url, "--exclude-checks", "not_a_server_error")
 
 
 def test_it_is_served(client: FlaskClient) -> None:

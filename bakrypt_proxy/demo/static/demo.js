@@ -30,7 +30,7 @@ function keep({ detail }) {
   renewals += 1;
   showRenewals();
   find("#token").hidden = false;
-  if (isShown()) showToken(true).catch(() => {}); // it is shown at the next renewal
+  showToken(isShown()).catch(() => {}); // it is shown at the next renewal
   tick();
 }
 
