@@ -45,6 +45,8 @@ def read_parameters(request: Request) -> Parameters:
 
     Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
     """
+    if _is_empty(request):
+        return Parameters(())
     body = _read_body(request)
     # A host's CSRF check may have read the form already, and then no body is left.
     form = list(request.form.items(multi=True))
@@ -57,6 +59,14 @@ def read_parameters(request: Request) -> Parameters:
     if form or request.mimetype in {"application/x-www-form-urlencoded", "multipart/form-data"}:
         return _check_form(form)
     raise InvalidRequestError("send JSON with Content-Type: application/json, or a form")
+
+
+def _is_empty(request: Request) -> bool:
+    """Whether the headers say that there is no body, as in HTTP/1 they do (RFC 9112 section 6.3)."""
+    environ = request.environ
+    if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+        return False
+    return environ.get("CONTENT_LENGTH") in {None, "", "0"} and "HTTP_TRANSFER_ENCODING" not in environ
 
 
 def _read_body(request: Request) -> bytes:

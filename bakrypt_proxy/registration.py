@@ -1,5 +1,6 @@
 """What one registration of the blueprint works with."""
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from .client import BakryptClient
 from .gate import Authorize, Gate
 from .settings import Settings
 from .shared_token import Fleet, SharedToken
-from .types import AccessToken
 
 _EXTENSION = "bakrypt_proxy"
 
@@ -65,11 +65,11 @@ class Registration:
 
         return redis_problem(self.settings.redis_url)
 
-    def exchange(self, rejected_token: str | None) -> AccessToken:
-        """Return the account's token: the shared one, or with `BAKRYPT_SHARE_TOKEN=false` a new one, whole."""
+    def exchange(self, rejected_token: str | None) -> str:
+        """Return the account's token as JSON: the shared one, or with `BAKRYPT_SHARE_TOKEN=false` a new one, whole."""
         if self.shared_token is None:
-            return self.client.exchange()
-        return self.shared_token.get(rejected_token)
+            return json.dumps(self.client.exchange())
+        return self.shared_token.get_json(rejected_token)
 
     def store(self, app: App, endpoints: Iterable[str]) -> None:
         """Keep this registration for its endpoints."""

@@ -4,6 +4,7 @@ The two windows are those of botocore's refreshable credentials: in the advisory
 callers' backs, in the mandatory one they wait for it.
 """
 
+import json
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError
 from .observation import notify, outcome_of, shared_token_renewed, shared_token_served
@@ -112,6 +113,14 @@ class Fleet(Protocol):
         """
 
 
+class _Written(NamedTuple):
+    """A token as JSON, when so many seconds of it were left."""
+
+    held: Held
+    left: int
+    text: str
+
+
 class Backoff:
     """Remembers the last failure for a while, so that a bakrypt in trouble, or a wrong secret, is not hammered."""
 
@@ -199,6 +208,7 @@ class SharedToken:
         self._clock = clock
         self._backoff = Backoff(clock, jitter)
         self._held: Held | None = None
+        self._written: _Written | None = None
         self._forced_at = -math.inf
         self._start_anew()
         in_child = weakref.WeakMethod(self._start_anew)
@@ -210,13 +220,28 @@ class SharedToken:
         `rejected` is an access token that bakrypt did not take from the caller: if it is the one being shared, it is
         renewed. Raises the `BakryptError` that a renewal met, unless the old token still lives.
         """
+        found = self._find(rejected)
+        return found.reply(self._clock()) if isinstance(found, Held) else found
+
+    def get_json(self, rejected: str | None = None) -> str:
+        """Return the same as JSON, which is written once for all callers of the same second."""
+        found = self._find(rejected)
+        if not isinstance(found, Held):
+            return json.dumps(found)
+        now = self._clock()
+        written = self._written
+        if written is None or written.held is not found or written.left != found.left(now):
+            self._written = written = _Written(found, found.left(now), json.dumps(found.reply(now)))
+        return written.text
+
+    def _find(self, rejected: str | None) -> Outcome:
         held, now = self._held, self._clock()
         if held is None or not self._serves(held, rejected, now):
             return self._get_renewed(rejected, now + self._timeout + _GRACE)
         if now >= held.advisory_at:
             self._renew_behind(held)
         notify(shared_token_served, network=self._network)
-        return held.reply(now)
+        return held
 
     def _start_anew(self) -> None:
         """Begin with a lock of one's own: one that was copied by a fork may be held by a thread that was not."""
@@ -227,7 +252,7 @@ class SharedToken:
         refused = held.access_token == rejected and now >= self._forced_at + FORCED_APART
         return now < held.mandatory_at and not refused
 
-    def _get_renewed(self, rejected: str | None, give_up_at: float) -> AccessToken:
+    def _get_renewed(self, rejected: str | None, give_up_at: float) -> Outcome:
         joined = self._join(rejected, give_up_at)
         if not isinstance(joined, _Renewal):
             return self._answer(joined, rejected)
@@ -341,14 +366,12 @@ class SharedToken:
         error.try_again_in = self._backoff_seconds(error)
         return error
 
-    def _answer(self, result: Outcome | BakryptError, rejected: str | None) -> AccessToken:
+    def _answer(self, result: Outcome | BakryptError, rejected: str | None) -> Outcome:
         held, now = self._held, self._clock()
         if isinstance(result, BakryptError):
             if held is not None and held.left(now) > 0 and held.access_token != rejected:
-                return held.reply(now)
+                return held
             raise result.again()
-        if not isinstance(result, Held):
-            return result
-        if now >= result.ends_at:
+        if isinstance(result, Held) and now >= result.ends_at:
             raise UpstreamFailedError("bakrypt's token ended before it was here")
-        return result.reply(now)
+        return result
