@@ -29,7 +29,8 @@ from .types import ErrorResponse
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line without doing harm
-_REQUEST_ID_KEY = "bakrypt_proxy.request_id"  # in the WSGI environ
+_REGISTRATION_KEY = "bakrypt_proxy.registration"  # in the WSGI environ, which is at hand everywhere
+_REQUEST_ID_KEY = "bakrypt_proxy.request_id"
 _OF_EVERY_REPLY = [
     ("Content-Type", "application/json"),
     ("Cache-Control", "no-store"),
@@ -75,7 +76,6 @@ def create_blueprint(
         )
     blueprint.before_request(check_request)
     blueprint.after_request(finish_reply)
-    blueprint.teardown_request(forget_request)
     blueprint.register_error_handler(BakryptError, render_error)
     # One by one, too: Flask prefers a handler of the host's for a code to one of ours for them all.
     blueprint.register_error_handler(HTTPException, render_http_error)
@@ -133,6 +133,7 @@ def check_request() -> Response | None:
     registration = Registration.find(current.endpoint)
     if registration is None:  # a route that the host has added to the blueprint
         return None
+    current.environ[_REGISTRATION_KEY] = registration
     request_id.set(_request_id(current))
     methods = current.url_rule.methods if current.url_rule is not None else None
     if not isinstance(methods, _EveryMethod) or not methods.lists(current.method):
@@ -147,18 +148,14 @@ def check_request() -> Response | None:
 def finish_reply(response: Response) -> Response:
     """After each view or error of ours: no cache keeps it (RFC 6749 section 5.1), and allowed pages may read it."""
     current = _current_request()
-    registration = Registration.find(current.endpoint)
+    registration = current.environ.get(_REGISTRATION_KEY) or Registration.find(current.endpoint)
     if registration is None:
         return response
+    request_id.set(None)  # what the thread does next, for a host's own view say, is not this request's
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Pragma", "no-cache")
     response.headers["X-Request-ID"] = _request_id(current)
     return registration.gate.add_cors_headers(response, current.environ.get("HTTP_ORIGIN"))
-
-
-def forget_request(_: BaseException | None) -> None:
-    """After all: what the thread does next, for a host's own view say, is not this request's."""
-    request_id.set(None)
 
 
 def render_error(error: BakryptError) -> Response:
@@ -223,9 +220,7 @@ def _request_id(current: Request) -> str:
 
 
 def _registration(current: Request) -> Registration:
-    registration = Registration.find(current.endpoint)
-    if registration is None:
-        raise LookupError(f"{current.endpoint} is not an endpoint of this blueprint")
+    registration: Registration = current.environ[_REGISTRATION_KEY]
     return registration
 
 
