@@ -59,9 +59,10 @@ def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
         raise
     finally:
         call.milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        fields = asdict(call)
-        line = " ".join(f"{name}={value}" for name, value in fields.items())
-        logger.info("upstream call %s", line, extra={"fields": fields})
+        if logger.isEnabledFor(logging.INFO):
+            fields = asdict(call)
+            line = " ".join(f"{name}={value}" for name, value in fields.items())
+            logger.info("upstream call %s", line, extra={"fields": fields})
         notify(upstream_called, call=call)
 
 

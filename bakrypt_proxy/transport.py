@@ -11,7 +11,7 @@ import io
 import os
 import socket
 import time
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 from urllib3.response import HTTPResponse
 
 from .errors import SettingsError
@@ -179,12 +179,35 @@ class _UpstreamTLSPool(HTTPSConnectionPool):
     ConnectionCls = _UpstreamTLSConnection
 
 
+class _Route(NamedTuple):
+    """How to get to an address: the pool of connections, and what to ask of them."""
+
+    pool: HTTPConnectionPool
+    target: str
+
+    def send(self, request: requests.PreparedRequest, timeout: float) -> HTTPResponse:
+        """Send a request once, and return when the reply's headers are there."""
+        return self.pool.urlopen(  # type: ignore[return-value] # what the pool's connections return
+            str(request.method),
+            self.target,
+            request.body,
+            request.headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=Timeout(total=timeout),
+            preload_content=False,
+            decode_content=False,
+        )
+
+
 class UpstreamAdapter(HTTPAdapter):
     """An adapter whose `timeout` holds for the whole call, its one retry and its body included."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools for direct connections."""
         super().init_poolmanager(*args, **kwargs)
+        self._routes: dict[str | None, _Route] = {}
         self._use_own_pools(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> PoolManager:
@@ -192,26 +215,39 @@ class UpstreamAdapter(HTTPAdapter):
         return self._use_own_pools(super().proxy_manager_for(*args, **kwargs))
 
     def send(  # type: ignore[override] # a plain number of seconds is all that it takes
-        self, request: requests.PreparedRequest, *, timeout: float, **kwargs: Any
+        self, request: requests.PreparedRequest, *, timeout: float, **session: Any
     ) -> requests.Response:
-        """Send a request and return once the reply's headers are there. `timeout` is in seconds."""
+        """Send a request and return once the reply's headers are there. `timeout` is in seconds.
+
+        `session` is what requests passes on of a session: verify, cert and proxies. They are looked at once for each
+        address. Errors are urllib3's own, in the chain that `client.py` reads.
+        """
+        route = self._routes.get(request.url)
+        if route is None:
+            route = self._routes[request.url] = self._find_route(request, **session)
         end = time.monotonic() + timeout
         try:
-            return super().send(request, timeout=_deadline(timeout), **kwargs)
-        except requests.ConnectionError as error:
+            reply = route.send(request, timeout)
+        except HTTPError as error:
             if not _is_stale(error):
                 raise
-        left = max(end - time.monotonic(), _SHORTEST)
-        return super().send(request, timeout=_deadline(left), **kwargs)
+            reply = route.send(request, max(end - time.monotonic(), _SHORTEST))
+        response = requests.Response()
+        response.status_code, response.raw = reply.status, reply
+        response.headers = cast("Any", reply.headers)  # names in any case, as in requests' own
+        return response
+
+    def _find_route(
+        self, request: requests.PreparedRequest, *, verify: Any = True, cert: Any = None, proxies: Any = None, **_: Any
+    ) -> "_Route":
+        pool: Any = self.get_connection_with_tls_context(request, verify, proxies, cert)
+        self.cert_verify(pool, str(request.url), verify, cert)  # type: ignore[no-untyped-call]
+        return _Route(pool, self.request_url(request, proxies))
 
     @staticmethod
     def _use_own_pools(manager: PoolManager) -> PoolManager:
         manager.pool_classes_by_scheme = {"http": _UpstreamPool, "https": _UpstreamTLSPool}
         return manager
-
-
-def _deadline(seconds: float) -> Any:  # requests knows urllib3's Timeout, its stubs do not
-    return Timeout(total=seconds)
 
 
 def _is_stale(error: BaseException | None) -> bool:
