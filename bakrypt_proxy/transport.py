@@ -90,7 +90,8 @@ class _DeadlineReader(io.RawIOBase):
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline has passed")
-        self._sock.settimeout(left)
+        if self._answered:  # at first it is what the socket has; setting it costs a system call
+            self._sock.settimeout(left)
         try:
             count = self._stream.readinto(buffer)
         except ConnectionError as error:
@@ -121,10 +122,28 @@ class _UpstreamConnection(HTTPConnection):
 
     response_class = _DeadlineResponse
     _has_answered = False
+    _parts: list[bytes] | None = None
 
     def connect(self) -> None:
         self._has_answered = False
         super().connect()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Send head and body at once: twice costs two system calls, and the interpreter's lock is let go at each."""
+        parts: list[bytes] = []
+        self._parts = parts
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            self._parts = None
+        self.send(b"".join(parts))
+
+    def send(self, data: Any) -> None:
+        """Send bytes, or keep them until the whole request is there."""
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3 itself overrides it
         try:
