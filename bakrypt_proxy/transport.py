@@ -26,7 +26,7 @@ from .errors import SettingsError
 from .settings import is_loopback
 
 # Idle connections kept for the next calls; a server with more threads than this opens new ones for the rest.
-_POOL_SIZE = 64
+_POOL_SIZE = 512
 _SHORTEST = 0.001  # seconds; urllib3 takes no timeout of zero
 
 

@@ -10,9 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from contestants import HERE, PACKAGES, SERVER, Contestants, install_express, program
+from contestants import HERE, PACKAGES, Contestants, install_express, program
 from disturbance import Disturbance
 from picture import picture
+from production import THREADS
 from report import Finding, document, find, machine, median_table, ratio_table, versions
 from scenarios import SCENARIOS, Bench, Round, Scenario
 
@@ -23,7 +24,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="length of one measurement, whole seconds")
     parser.add_argument("--only", choices=SCENARIOS, help="one scenario; may be given again", action="append")
-    parser.add_argument("--server", default=SERVER, help=f"gunicorn's arguments (default: {SERVER})")
+    parser.add_argument("--threads", type=int, default=THREADS, help="of each of our workers")
     parser.add_argument("--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg")
     return parser.parse_args()
 
@@ -49,11 +50,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
     disturbance = Disturbance()
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(Contestants(Path(directory), arguments.server), arguments.rounds, arguments.seconds)
+        bench = Bench(Contestants(Path(directory), arguments.threads), arguments.rounds, arguments.seconds)
         results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
-    run = f"{arguments.rounds} rounds of {arguments.seconds} s, `gunicorn {arguments.server}`"
+    run = f"{arguments.rounds} rounds of {arguments.seconds} s, granian with 2 workers of {arguments.threads} threads"
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
     (arguments.output / "RESULTS.md").write_text(text)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
+from production import command, worker_ids
+
 HERE = Path(__file__).parent
 EXPRESS = HERE / "express"
-SERVER = "--workers 2 --threads 32"  # gunicorn's arguments, for our app and for the bare one
 DELAY = 0.5  # seconds that the slow upstream takes
 PROCESSES = 2  # of the Express cluster
 
@@ -101,8 +102,7 @@ class Server:
 
     def memory(self) -> tuple[float, float]:
         """Return the memory of its workers, and of them and their parent, in MiB; shared pages are divided up (PSS)."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        workers = sum(_pss(int(child)) for child in children)
+        workers = sum(_pss(pid) for pid in worker_ids(self.pid))
         return workers, workers + _pss(self.pid)
 
 
@@ -112,11 +112,11 @@ def _pss(pid: int) -> float:
 
 
 class Contestants:
-    """Starts the servers. What they write lies in `directory`; `server` are the arguments of gunicorn."""
+    """Starts the servers. What they write lies in `directory`; `threads` are those of each worker."""
 
-    def __init__(self, directory: Path, server: str) -> None:
+    def __init__(self, directory: Path, threads: int) -> None:
         self._directory = directory
-        self._gunicorn = [sys.executable, "-m", "gunicorn", "--log-level", "warning", *server.split()]
+        self._threads = threads
 
     def instant_upstream(self) -> AbstractContextManager[Server]:
         """Nginx with a fixed reply, which costs next to nothing."""
@@ -126,8 +126,8 @@ class Contestants:
     def slow_upstream(self) -> AbstractContextManager[Server]:
         """Answer the same after half a second."""
         port = _free_port()
-        command = [sys.executable, str(HERE / "slow_upstream.py"), str(port), str(DELAY)]
-        return self._running("slow upstream", command, port, {"REPLY": UPSTREAM_REPLY})
+        start = [sys.executable, str(HERE / "slow_upstream.py"), str(port), str(DELAY)]
+        return self._running("slow upstream", start, port, {"REPLY": UPSTREAM_REPLY})
 
     def floor(self, upstream: Server) -> AbstractContextManager[Server]:
         """Nginx that passes on what comes, with the header added: two processes."""
@@ -137,14 +137,19 @@ class Contestants:
     def ours(self, upstream: Server) -> AbstractContextManager[Server]:
         """Our blueprint on its production server."""
         port = _free_port()
-        command = [*self._gunicorn, "--bind", f"127.0.0.1:{port}", "ours:create_app()"]
-        return self._running("ours", command, port, {"BAKRYPT_URL": upstream.url, **_SECRETS})
+        return self._running(
+            "ours",
+            command("ours:create_app", port, threads=self._threads),
+            port,
+            {"BAKRYPT_URL": upstream.url, **_SECRETS},
+        )
 
     def bare(self) -> AbstractContextManager[Server]:
         """Run a bare Flask view on the same server."""
         port = _free_port()
-        command = [*self._gunicorn, "--bind", f"127.0.0.1:{port}", "bare:create_app()"]
-        return self._running("bare Flask view", command, port, {"REPLY": EXCHANGE_REPLY})
+        return self._running(
+            "bare Flask view", command("bare:create_app", port, threads=self._threads), port, {"REPLY": EXCHANGE_REPLY}
+        )
 
     def express(self, upstream: Server) -> AbstractContextManager[Server]:
         """Run the documented handlers in one process."""
@@ -165,15 +170,15 @@ class Contestants:
         directory.mkdir()
         path = directory / "nginx.conf"
         path.write_text(_NGINX.format(directory=directory, processes=processes, http=http))
-        command = [program("nginx"), "-p", str(directory), "-e", "stderr", "-c", str(path)]
-        return self._running(name, command, port, {})
+        start = [program("nginx"), "-p", str(directory), "-e", "stderr", "-c", str(path)]
+        return self._running(name, start, port, {})
 
     @contextmanager
-    def _running(self, name: str, command: list[str], port: int, environ: dict[str, str]) -> Iterator[Server]:
+    def _running(self, name: str, start: list[str], port: int, environ: dict[str, str]) -> Iterator[Server]:
         log = self._directory / f"{port}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env=_environ() | environ, stdout=output, stderr=output, start_new_session=True
+                start, env=_environ() | environ, stdout=output, stderr=output, start_new_session=True
             )
         try:
             _wait_for(process, name, port, log)

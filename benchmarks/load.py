@@ -23,6 +23,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlencode
 
+from production import command, worker_ids
+
 from bakrypt_proxy.sandbox import USERS, Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +135,7 @@ class Client(threading.Thread):
 
 
 class Run:
-    """One run: gunicorn, the wire, the sandbox, and the clients."""
+    """One run: the server, the wire, the sandbox, and the clients."""
 
     def __init__(self, port: int, sandbox: Sandbox) -> None:
         self.port = port
@@ -173,25 +175,19 @@ class Run:
 
 @contextmanager
 def server(url: str, *, workers: int, threads: int) -> Iterator[tuple[int, int]]:
-    """Our app on gunicorn, against the wire: its port and process id."""
+    """Our app on its production server, against the wire: its port and process id."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     environ = {"BAKRYPT_NETWORK": "sandbox", "BAKRYPT_URL": url, "BAKRYPT_TIMEOUT": str(TIMEOUT)}
     environ |= {"BAKRYPT_RATE_LIMIT": "1000000 per minute"}
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--log-level", "critical"]
-    command += ["--workers", str(workers), "--threads", str(threads), "app:create_app()"]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environ, stderr=subprocess.DEVNULL) as process:
+    start = command("app:create_app", port, workers=workers, threads=threads)
+    with subprocess.Popen(start, cwd=ROOT, env=os.environ | environ, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_until(lambda: len(worker_ids(process.pid)) == workers and _answers(port))
             yield port, process.pid
         finally:
             process.terminate()
             process.wait(20)
-
-
-def worker_ids(parent: int) -> list[int]:
-    """Return the process ids of gunicorn's workers."""
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def measure(parent: int) -> tuple[int, int]:

@@ -110,7 +110,7 @@ def document(
 
 def versions() -> list[tuple[str, str]]:
     """Return the versions of all that took part."""
-    packages = ("flask", "werkzeug", "requests", "urllib3", "gunicorn", "gevent")
+    packages = ("flask", "werkzeug", "requests", "urllib3", "granian")
     found = [("python", platform.python_version()), *((name, _installed(name)) for name in packages)]
     found += [(name, _said(program(name), flag)) for name, flag in (("node", "-v"), ("nginx", "-v"), ("wrk", "-v"))]
     for name in ("express", "axios"):

@@ -130,7 +130,7 @@ def added(bench: Bench) -> list[Round]:
 
 
 def memory(bench: Bench) -> list[Round]:
-    """Memory after exchanges and sign-ins. These two run alone, for another gunicorn would share pages with ours."""
+    """Memory after exchanges and sign-ins. These two run alone, for another of its kind would share pages with ours."""
     made = bench.contestants
     seconds = max(1, bench.seconds // 2)
     rounds: list[Round] = []

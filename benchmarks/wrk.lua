@@ -3,7 +3,7 @@
 
 function init(args)
   wrk.method = "POST"
-  wrk.body = args[1]
+  wrk.body = args[1] ~= "" and args[1] or nil
   wrk.headers["Content-Type"] = args[2]
 end
 

@@ -20,7 +20,7 @@ class Request:
     content_type: str = "application/json"
 
 
-EXCHANGE = Request("/auth/exchange/", "{}")
+EXCHANGE = Request("/auth/exchange/", "")
 TOKEN = Request("/auth/token/", '{"username":"alice","password":"alice-password"}')
 TOKEN_FORM = Request(
     "/auth/token/",
