@@ -152,10 +152,14 @@ def finish_reply(response: Response) -> Response:
     if registration is None:
         return response
     request_id.set(None)  # what the thread does next, for a host's own view say, is not this request's
+    origin = current.environ.get("HTTP_ORIGIN")
+    if origin is None and isinstance(response, JsonReply) and response.is_untouched:
+        registration.gate.leave_without_cors_headers(response)
+        return response
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Pragma", "no-cache")
     response.headers["X-Request-ID"] = _request_id(current)
-    return registration.gate.add_cors_headers(response, current.environ.get("HTTP_ORIGIN"))
+    return registration.gate.add_cors_headers(response, origin)
 
 
 def render_error(error: BakryptError) -> Response:
@@ -197,7 +201,14 @@ class JsonReply(Response):
     """
 
     def __init__(self, text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(text, status, [*_OF_EVERY_REPLY, *(headers or {}).items()])
+        own = [*_OF_EVERY_REPLY, ("X-Request-ID", _request_id(_current_request())), *(headers or {}).items()]
+        super().__init__(text, status, own)
+        self._count = len(own) + 1  # Content-Length
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has added a header to it."""
+        return len(self.headers) == self._count
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:  # noqa: ARG002 - werkzeug passes it
         """Return the headers as they are."""

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from inspect import isawaitable, iscoroutinefunction
 
 from flask import Request, Response
-from flask_cors import cross_origin
-from flask_cors.core import FLASK_CORS_EVALUATED
 from werkzeug.wrappers import Response as BaseResponse
 
 from .errors import AccessDeniedError
@@ -15,6 +13,7 @@ from .settings import Settings
 Authorize = Callable[[], bool]
 
 _PREFLIGHT_SECONDS = 600
+_EVALUATED = "_FLASK_CORS_EVALUATED"  # flask_cors.core.FLASK_CORS_EVALUATED
 
 
 class Gate:
@@ -72,9 +71,13 @@ class Gate:
             response.vary.add("Origin")
         if origin in self._allowed_origins:
             return self._cors(response)
-        # flask-cors would add nothing, at a third of the reply's cost. Marked so, the host's own leaves it alone, too.
-        setattr(response, FLASK_CORS_EVALUATED, True)
+        self.leave_without_cors_headers(response)
         return response
+
+    @staticmethod
+    def leave_without_cors_headers(response: Response) -> None:
+        """Keep the host's own flask-cors from adding any; ours would add none, at a third of the reply's cost."""
+        setattr(response, _EVALUATED, True)
 
 
 def _decide(authorize: Authorize) -> bool:
@@ -93,6 +96,8 @@ def _cors(origins: frozenset[str]) -> Callable[[Response], Response]:
     flask-cors takes a string with brackets, as in `http://[::1]:3000`, for a pattern and ignores case; these patterns
     match one origin each.
     """
+    from flask_cors import cross_origin  # noqa: PLC0415 - a script with the client alone needs none of it
+
     decorate = cross_origin(
         origins=[re.compile(re.escape(origin) + r"\Z") for origin in origins],
         methods=["GET", "POST"],

@@ -3,8 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from flask import Blueprint, current_app
 from flask.sansio.app import App
@@ -17,8 +16,7 @@ from .shared_token import Fleet, SharedToken
 _EXTENSION = "bakrypt_proxy"
 
 
-@dataclass(frozen=True)
-class Registration:
+class Registration(NamedTuple):
     """Settings, client, gate and shared token of one blueprint in one app.
 
     They live in `app.extensions` under the endpoints that they are for, so that no app or blueprint sees another's.

@@ -3,9 +3,8 @@
 import json
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 from urllib.parse import quote_plus
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError, UpstreamRefusedError
@@ -18,8 +17,7 @@ _TOO_MANY_REQUESTS = 429
 _ERROR_BY_STATUS = {401: "invalid_grant", 403: "access_denied", _TOO_MANY_REQUESTS: "too_many_requests"}
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back over HTTP. `body` has at most `MAX_BODY` + 1 bytes."""
 
     status: int
@@ -27,8 +25,7 @@ class Reply:
     retry_after: str | None
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """One of the two upstream endpoints, and how it tells that the server's own credentials are refused.
 
     `settings` names the settings that hold these credentials.

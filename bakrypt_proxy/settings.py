@@ -17,11 +17,11 @@ NETWORKS = {"mainnet": "https://bakrypt.io", "testnet": "https://testnet.bakrypt
 _T = TypeVar("_T")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _SECRETS = {"token", "client_secret", "redis_url"}  # a Redis address may hold a password
-_CREDENTIAL = re.compile(r"[\x21-\x7e]+")
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_CREDENTIAL = r"[\x21-\x7e]+"
+_HOST = r"[a-z0-9._-]+|[0-9a-f:.]+"
+_ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_RATE = re.compile(r"[1-9]\d* *(per|/) *(\d+ *)?(second|minute|hour|day)s?")
+_RATE = r"[1-9]\d* *(per|/) *(\d+ *)?(second|minute|hour|day)s?"
 _MAX_TIMEOUT = 600
 _MAX_PROXIES = 9
 
@@ -161,7 +161,7 @@ def _url(value: object) -> str:
     except ValueError:
         raise ValueError("is not an address: set an origin such as https://bakrypt.example") from None
     host = parts.hostname or ""
-    if not _HOST.fullmatch(host) or parts.scheme not in {"http", "https"} or not _is_origin(parts):
+    if not re.fullmatch(_HOST, host) or parts.scheme not in {"http", "https"} or not _is_origin(parts):
         raise ValueError("must be an origin alone, such as https://bakrypt.example: no path, no user, no query")
     if parts.scheme == "http" and not is_loopback(host):
         raise ValueError("would send secrets in the clear: use https (http is for loopback only)")
@@ -192,7 +192,7 @@ def _text(value: object) -> str:
 
 def _credential(value: object) -> str:
     text = _text(value)
-    if not _CREDENTIAL.fullmatch(text):
+    if not re.fullmatch(_CREDENTIAL, text):
         raise ValueError("holds a space, a line break or a character outside ASCII: paste the secret alone")
     return text
 
@@ -247,7 +247,7 @@ def _seconds(value: object) -> float:
 
 def _rate(value: object) -> str:
     text = _text(value)
-    if not _RATE.fullmatch(text):
+    if not re.fullmatch(_RATE, text):
         raise ValueError(f"is {value!r}: set a number of attempts and a time, such as 10 per minute")
     return text
 
@@ -278,7 +278,7 @@ def _origin(text: str) -> str:
     default_port = _DEFAULT_PORTS.get(scheme)
     if default_port is not None and text.endswith(default_port):
         raise ValueError(f"lists {text!r}: leave {default_port} out, as browsers do")
-    if not _ORIGIN.fullmatch(text):
+    if not re.fullmatch(_ORIGIN, text):
         raise ValueError(
             f"lists {text!r}: write each origin as the browser sends it, such as https://shop.example.com "
             "(lower case, no path, no slash at the end, no *)"

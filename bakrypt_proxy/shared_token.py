@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
 from .errors import BakryptError, CredentialsRefusedError, UpstreamFailedError
@@ -38,8 +37,7 @@ _CREDENTIALS_BACKOFF = 30.0
 _LONGEST_RETRY_AFTER = 3600.0
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """A token that is being shared. `life` is in seconds, `ends_at` in seconds of the monotonic clock."""
 
     token: AccessToken
