@@ -1,5 +1,7 @@
 """The client asks what is documented, hands back what came, and takes every precaution on the way."""
 
+import gzip
+import json
 import os
 import pickle
 import socket
@@ -141,6 +143,41 @@ def test_connections_are_kept_alive(upstream: Upstream, to_upstream: BakryptClie
     to_upstream.exchange()
     to_upstream.exchange()
     assert [received.connection for received in upstream.requests] == [1, 1]
+
+
+def chunked(body: bytes) -> bytes:
+    """A reply in chunks of eleven bytes."""
+    chunks = [body[start : start + 11] for start in range(0, len(body), 11)]
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+
+
+def test_each_kind_of_body_comes_over_a_kept_connection(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """In chunks and compressed; after a plain or a chunked one the connection is kept."""
+    body = json.dumps(TOKEN_REPLY).encode()
+    to_upstream.exchange()
+    upstream.behave = lambda _, connection, __: connection.sendall(chunked(body))
+    assert to_upstream.exchange() == TOKEN_REPLY
+    upstream.behave = replying(200, gzip.compress(body), "Content-Encoding: gzip")
+    assert to_upstream.exchange() == TOKEN_REPLY
+    upstream.behave = replying(200, TOKEN_REPLY, "Connection: close")
+    assert to_upstream.exchange() == TOKEN_REPLY
+    upstream.behave = replying(200, TOKEN_REPLY)
+    assert to_upstream.exchange() == TOKEN_REPLY
+    connections = [received.connection for received in upstream.requests]
+    assert connections[:3] == [1, 1, 1]
+    assert connections[4] == connections[3] + 1
+
+
+def test_a_small_gzip_that_is_large_is_cut_off(upstream: Upstream, to_upstream: BakryptClient) -> None:
+    """On a kept connection as on a new one."""
+    bomb = gzip.compress(bytes(50_000_000))
+    for _ in range(2):
+        upstream.behave = replying(200, bomb, "Content-Encoding: gzip")
+        with pytest.raises(UpstreamFailedError, match="too large"):
+            to_upstream.exchange()
+        upstream.behave = replying(200, TOKEN_REPLY)
+        to_upstream.exchange()
 
 
 class ClosingWhenReused:

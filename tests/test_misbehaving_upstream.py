@@ -72,12 +72,16 @@ def app(upstream: Upstream) -> Flask:
     return create_app(upstream.environ)
 
 
+@pytest.mark.parametrize("warm", [False, True], ids=["first call", "later call"])
 @pytest.mark.parametrize("route", ["/auth/exchange/", "/auth/token/"])
 @pytest.mark.parametrize(("behave", "description"), FAILURES.values(), ids=FAILURES)
 def test_a_failing_upstream_is_a_500_in_time(
-    upstream: Upstream, app: Flask, route: str, behave: Behaviour, description: str
+    upstream: Upstream, app: Flask, route: str, behave: Behaviour, description: str, warm: bool
 ) -> None:
-    """Whatever upstream does, the caller hears what kind of failure it was, and soon."""
+    """Whatever upstream does, on a new connection or on a kept one, the caller hears what it was, and soon."""
+    if warm:
+        upstream.behave = replying(200, TOKEN_REPLY)
+        assert app.test_client().post("/auth/token/", data=GRANT).status_code == 200
     upstream.behave = behave
     started = time.monotonic()
     reply = app.test_client().post(route, data=GRANT if "token" in route else None)
