@@ -239,6 +239,7 @@ class _WarmReply:
     def __init__(self, pool: "_UpstreamPool", connection: _UpstreamConnection, reply: http.client.HTTPResponse) -> None:
         self._pool, self._connection, self._reply = pool, connection, reply
         self.status, self.headers = reply.status, reply.headers
+        self._is_closed = False
 
     def read(self, amt: int, *, decode_content: bool) -> bytes:
         """Return the body, up to so many bytes. It is an error if it ends before its Content-Length."""
@@ -255,6 +256,9 @@ class _WarmReply:
 
     def close(self) -> None:
         """Keep the connection for the next call if the reply was read to its end."""
+        if self._is_closed:  # given back twice, it would serve two calls at once
+            return
+        self._is_closed = True
         if not self._reply.isclosed() or self._reply.will_close:
             self._reply.close()
             self._connection.close()
