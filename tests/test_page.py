@@ -265,13 +265,16 @@ class TestApi:
             const bar = document.querySelector("#uploading");
             new MutationObserver(() => bar.hidden || seen.push(bar.value)).observe(bar, { attributes: true });
         }""")
-        (tmp_path / "large.bin").write_bytes(bytes(20_000_000))
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2_000_000}
+        page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+        (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
         upload(page, tmp_path / "large.bin")
-        expect(page.locator("#uploaded")).to_contain_text("20,000,000 bytes", timeout=20_000)
+        expect(page.locator("#uploaded")).to_contain_text("3,000,000 bytes", timeout=20_000)
         expect(page.locator("#uploading")).to_be_hidden()
         seen = page.evaluate("seen")
         assert seen == sorted(seen)
         assert seen[0] == 0
+        assert any(0 < share < 1 for share in seen)
         assert seen[-1] == 1
 
     def test_an_upload_that_is_refused(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
