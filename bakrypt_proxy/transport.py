@@ -29,6 +29,7 @@ from .settings import is_loopback
 # Idle connections kept for the next calls; a server with more threads than this opens new ones for the rest.
 _POOL_SIZE = 512
 _SHORTEST = 0.001  # seconds; urllib3 takes no timeout of zero
+_NOTICEABLE = 0.01  # seconds of a deadline; less is not worth a system call
 
 
 def open_session(url: str) -> requests.Session:
@@ -151,12 +152,15 @@ class _UpstreamConnection(HTTPConnection):
 
         This is what urllib3 does, without what it does for others: half the time of a call goes into that.
         """
+        started = time.monotonic()
         self.timeout = timeout
         self.sock.settimeout(timeout)
         try:
             self._at_once(http.client.HTTPConnection.request, request.method, target, request.body, request.headers)
         except ConnectionError as error:
             raise StaleConnectionError(*error.args) from error
+        if (spent := time.monotonic() - started) > _NOTICEABLE:
+            self.sock.settimeout(max(timeout - spent, _SHORTEST))  # the reply has what is left of the deadline
         return self._checked(lambda: http.client.HTTPConnection.getresponse(self))
 
     def _at_once(self, request: Callable[..., None], *args: Any, **kwargs: Any) -> None:
