@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -226,7 +226,7 @@ def _request_id(current: Request) -> str:
     environ = current.environ
     if _REQUEST_ID_KEY not in environ:
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        environ[_REQUEST_ID_KEY] = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        environ[_REQUEST_ID_KEY] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
     return str(environ[_REQUEST_ID_KEY])
 
 

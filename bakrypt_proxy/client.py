@@ -4,11 +4,10 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlencode
 
 import requests
-from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
@@ -16,7 +15,7 @@ from .errors import InvalidRequestError, SettingsError, UpstreamFailedError
 from .observation import UpstreamCall, observed
 from .replies import EXCHANGE, MAX_BODY, TOKEN, Endpoint, Reply, read_reply, retry_after_seconds
 from .settings import Settings
-from .transport import open_session
+from .transport import Post, open_session, send
 from .types import AccessToken
 
 _NOT_CONFIGURED = "this server's credentials are not configured: set "
@@ -68,7 +67,7 @@ class BakryptClient:
         if token is None:
             raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
         headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
-        return self._post(EXCHANGE, headers, None, secret=token, timeout=timeout, shared=shared)
+        return self._post(EXCHANGE, headers, "", secret=token, timeout=timeout, shared=shared)
 
     def password(self, username: str, password: str) -> AccessToken:
         """Get an access token for a user of bakrypt (RFC 6749 section 4.3; RFC 9700 section 2.4 advises against it)."""
@@ -91,36 +90,25 @@ class BakryptClient:
         self,
         endpoint: Endpoint,
         headers: Mapping[str, str],
-        body: str | None,
+        body: str,
         *,
         secret: str,
         timeout: float | None = None,
         shared: bool = False,
     ) -> AccessToken:
-        session = self._session()
-        request = _prepare(session, self.settings.url + endpoint.path, headers, body)
+        post = Post(self.settings.url + endpoint.path, headers, body)
         with observed(UpstreamCall(endpoint.name, self.settings.network, shared)) as call:
-            reply = self._send(session, request, self.settings.timeout if timeout is None else timeout)
+            reply = self._send(post, self.settings.timeout if timeout is None else timeout)
             call.status = reply.status
             return read_reply(endpoint, reply, secret)
 
-    def _send(self, session: requests.Session, request: requests.PreparedRequest, timeout: float) -> Reply:
-        # Not session.send: it would follow redirects, or read their bodies without a limit, and keep cookies.
-        adapter = session.get_adapter(str(request.url))
+    def _send(self, post: Post, timeout: float) -> Reply:
         try:
-            with adapter.send(
-                request,
-                stream=True,
-                timeout=timeout,
-                verify=True if session.verify is None else session.verify,
-                cert=session.cert,
-                proxies=session.proxies,
-            ) as response:
-                body = response.raw.read(MAX_BODY + 1, decode_content=True)
+            answer = send(self._session(), post, timeout=timeout, limit=MAX_BODY + 1)
         except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors; http.client has ValueErrors
             raise _no_answer(error) from error
-        retry_after = response.headers.get("Retry-After")
-        return Reply(response.status_code, body, None if retry_after_seconds(retry_after) is None else retry_after)
+        retry_after = answer.headers.get("retry-after")
+        return Reply(answer.status, answer.body, None if retry_after_seconds(retry_after) is None else retry_after)
 
     def _session(self) -> requests.Session:
         if self._given_session is not None:
@@ -131,21 +119,6 @@ class BakryptClient:
             session = open_session(self.settings.url)
             self._own_session, self._pid = session, os.getpid()
         return session
-
-
-def _prepare(
-    session: requests.Session, url: str, headers: Mapping[str, str], body: str | None
-) -> requests.PreparedRequest:
-    """Return a POST with a session's headers.
-
-    `session.prepare_request` would take a quarter of the call's time, and may read ~/.netrc.
-    """
-    request = requests.PreparedRequest()
-    request.method, request.url, request.body, request.hooks = "POST", url, body, session.hooks
-    length = {"Content-Length": str(len(body or ""))}  # of ASCII, for it is a form or nothing
-    own: dict[str, Any] = {name: value for name, value in session.headers.items() if value is not None}
-    request.headers = CaseInsensitiveDict({**own, "Accept": "application/json", **headers, **length})
-    return request
 
 
 def _check_text(name: str, value: str) -> None:

@@ -40,6 +40,11 @@ class Parameters:
         return value
 
 
+_JSON = json.JSONDecoder(
+    object_pairs_hook=Parameters
+)  # each object's pairs, so that a member that stands twice is seen
+
+
 def read_parameters(request: Request) -> Parameters:
     """Read the body of a request of up to 64 KiB. An empty one has no parameters, whatever type it claims.
 
@@ -48,15 +53,15 @@ def read_parameters(request: Request) -> Parameters:
     if _is_empty(request):
         return Parameters(())
     body = _read_body(request)
+    if body and request.is_json:
+        return _read_json(body)
+    if body and request.mimetype == "application/x-www-form-urlencoded":
+        return _read_form(body)
     # A host's CSRF check may have read the form already, and then no body is left.
     form = list(request.form.items(multi=True))
     if not body and not form:
         return Parameters(())
-    if request.is_json:
-        return _read_json(body)
-    if request.mimetype == "application/x-www-form-urlencoded" and body:
-        return _read_form(body)
-    if form or request.mimetype in {"application/x-www-form-urlencoded", "multipart/form-data"}:
+    if form or request.mimetype == "multipart/form-data":
         return _check_form(form)
     raise InvalidRequestError("send JSON with Content-Type: application/json, or a form")
 
@@ -83,8 +88,7 @@ def _read_body(request: Request) -> bytes:
 
 def _read_json(body: bytes) -> Parameters:
     try:
-        # Each object becomes its pairs, so that a member that stands twice is seen.
-        parameters = json.loads(body.decode(), object_pairs_hook=Parameters)
+        parameters = _JSON.decode(body.decode())
     except (ValueError, RecursionError):
         # Not `from error`: a JSONDecodeError carries the whole body, passwords included.
         raise InvalidRequestError("the body is not valid JSON") from None

@@ -121,7 +121,7 @@ def _read_object(reply: Reply) -> dict[str, Any]:
     if len(reply.body) > MAX_BODY:
         raise _failure("bakrypt's reply was too large", reply)
     try:
-        body = json.loads(reply.body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        body = _JSON.decode(reply.body.decode())
     except (ValueError, RecursionError):
         # Not `from error`: a JSONDecodeError carries the whole body, tokens included.
         raise _failure("bakrypt's reply was not JSON", reply) from None
@@ -140,6 +140,9 @@ def _finite(text: str) -> float:
     if number in {float("inf"), float("-inf")}:
         raise ValueError("a number out of range")
     return number
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _failure(description: str, reply: Reply, *, hint: str = "") -> UpstreamFailedError:

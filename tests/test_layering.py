@@ -21,12 +21,13 @@ LAYERS = [
     {"gate", "parameters", "client", "fleet"},
     {"shared_token"},
     {"observation", "replies", "transport"},
+    {"connection"},
     {"settings"},
     {"errors", "json_log"},
     {"types"},
 ]
 APART = {"sandbox", "demo"}  # they import nothing of ours
-WITHOUT_FLASK = {"client", "fleet", "shared_token", "replies", "transport", "settings", "errors", "types"}
+WITHOUT_FLASK = {"client", "fleet", "shared_token", "replies", "transport", "connection", "settings", "errors", "types"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
