@@ -63,7 +63,7 @@ def create_blueprint(
             )
         endpoints = [f"{state.name_prefix}.{state.name}.{view.__name__}".lstrip(".") for view, _ in _ROUTES.values()]
         registration.store(state.app, endpoints)
-        _match_every_method(state.app, endpoints)
+        _match_every_method(state.app, endpoints, registration)
 
     for rule, (view, method) in _ROUTES.items():
         # Both spellings answer: a redirect to the slash would end a browser's preflight.
@@ -91,7 +91,7 @@ def exchange() -> Response:
     current = _current_request()
     registration = _registration(current)
     registration.gate.check_exchange()
-    return JsonReply(registration.exchange(read_parameters(current).get("rejected_token")))
+    return JsonReply(current, registration.exchange(read_parameters(current).get("rejected_token")))
 
 
 def token() -> Response:
@@ -106,7 +106,7 @@ def token() -> Response:
             answer = client.refresh(parameters.require("refresh_token"))
         case _:
             raise InvalidRequestError("use password or refresh_token", error="unsupported_grant_type")
-    return JsonReply(json.dumps(answer))
+    return JsonReply(current, json.dumps(answer))
 
 
 def openapi() -> Response:
@@ -130,13 +130,14 @@ def script() -> Response:
 def check_request() -> Response | None:
     """Before each view of ours: answer a preflight, refuse other methods and pages of other sites."""
     current = _current_request()
-    registration = Registration.find(current.endpoint)
-    if registration is None:  # a route that the host has added to the blueprint
-        return None
-    current.environ[_REGISTRATION_KEY] = registration
-    request_id.set(_request_id(current))
     methods = current.url_rule.methods if current.url_rule is not None else None
-    if not isinstance(methods, _EveryMethod) or not methods.lists(current.method):
+    if not isinstance(methods, _EveryMethod):
+        if Registration.find(current.endpoint) is None:  # a route that the host has added to the blueprint
+            return None
+        raise MethodNotAllowed(methods)
+    current.environ[_REGISTRATION_KEY] = registration = methods.registration
+    request_id.set(_request_id(current))
+    if current.method not in methods.own:
         raise MethodNotAllowed(methods)
     if current.method not in _HARMLESS:
         registration.gate.check_page(current)
@@ -170,7 +171,7 @@ def render_error(error: BakryptError) -> Response:
         line = " ".join(f"{name}={value}" for name, value in fields.items())
         logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
-    return JsonReply(json.dumps(error.response), error.status, headers)
+    return JsonReply(_current_request(), json.dumps(error.response), error.status, headers)
 
 
 def render_http_error(error: HTTPException) -> ResponseReturnValue:
@@ -200,10 +201,15 @@ class JsonReply(Response):
     body of unknown length. That is a tenth of the cost of a shared exchange.
     """
 
-    def __init__(self, text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        own = [*_OF_EVERY_REPLY, ("X-Request-ID", _request_id(_current_request())), *(headers or {}).items()]
-        super().__init__(text, status, own)
-        self._count = len(own) + 1  # Content-Length
+    def __init__(
+        self, current: Request, text: str, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        body = text.encode()
+        own = [("X-Request-ID", _request_id(current)), ("Content-Length", str(len(body)))]
+        whole = Headers()
+        whole[:] = [*_OF_EVERY_REPLY, *own, *(headers or {}).items()]
+        super().__init__([body], status, whole)
+        self._count = len(whole)
 
     @property
     def is_untouched(self) -> bool:
@@ -225,9 +231,14 @@ def _request_id(current: Request) -> str:
     """Return the id that the caller, or a proxy in front, has given this request, or a new one."""
     environ = current.environ
     if _REQUEST_ID_KEY not in environ:
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        environ[_REQUEST_ID_KEY] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        given = environ.get("HTTP_X_REQUEST_ID")
+        environ[_REQUEST_ID_KEY] = given if given and _REQUEST_ID.fullmatch(given) else _new_request_id()
     return str(environ[_REQUEST_ID_KEY])
+
+
+def _new_request_id() -> str:
+    # Not of os.urandom, which lets go of the interpreter's lock: other threads take it, and this one waits.
+    return f"{random.getrandbits(128):032x}"
 
 
 def _registration(current: Request) -> Registration:
@@ -249,15 +260,16 @@ class _EveryMethod(set[str]):
     Another view at the same path is reached only if its rule was added before.
     """
 
+    def __init__(self, own: Iterable[str], registration: Registration) -> None:
+        super().__init__(own)
+        self.own = frozenset(own)
+        self.registration = registration
+
     def __contains__(self, method: object) -> bool:
         return True
 
-    def lists(self, method: str) -> bool:
-        """Whether a method is one of the rule's own."""
-        return super().__contains__(method)
 
-
-def _match_every_method(app: App, endpoints: Iterable[str]) -> None:
+def _match_every_method(app: App, endpoints: Iterable[str], registration: Registration) -> None:
     for endpoint in endpoints:
         for rule in app.url_map.iter_rules(endpoint):
-            rule.methods = _EveryMethod(rule.methods or ())
+            rule.methods = _EveryMethod(rule.methods or (), registration)

@@ -40,6 +40,7 @@ class Parameters:
         return value
 
 
+_NONE = Parameters(())
 _JSON = json.JSONDecoder(
     object_pairs_hook=Parameters
 )  # each object's pairs, so that a member that stands twice is seen
@@ -51,7 +52,7 @@ def read_parameters(request: Request) -> Parameters:
     Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
     """
     if _is_empty(request):
-        return Parameters(())
+        return _NONE
     body = _read_body(request)
     if body and request.is_json:
         return _read_json(body)
@@ -60,7 +61,7 @@ def read_parameters(request: Request) -> Parameters:
     # A host's CSRF check may have read the form already, and then no body is left.
     form = list(request.form.items(multi=True))
     if not body and not form:
-        return Parameters(())
+        return _NONE
     if form or request.mimetype == "multipart/form-data":
         return _check_form(form)
     raise InvalidRequestError("send JSON with Content-Type: application/json, or a form")

@@ -37,27 +37,21 @@ _CREDENTIALS_BACKOFF = 30.0
 _LONGEST_RETRY_AFTER = 3600.0
 
 
-class Held(NamedTuple):
-    """A token that is being shared. `life` is in seconds, `ends_at` in seconds of the monotonic clock."""
+class Held:
+    """A token that is being shared. `life` is in seconds, all times are in seconds of the monotonic clock.
 
-    token: AccessToken
-    life: float
-    ends_at: float
+    From `advisory_at` on, a renewal goes on behind the callers' backs; from `mandatory_at` on, they wait for it.
+    """
 
-    @property
-    def access_token(self) -> str:
-        """What the callers are after."""
-        return self.token["access_token"]
+    __slots__ = ("access_token", "advisory_at", "ends_at", "life", "mandatory_at", "token")
 
-    @property
-    def advisory_at(self) -> float:
-        """From when a renewal goes on behind the callers' backs."""
-        return self.ends_at - _window(self.life, *_ADVISORY)
-
-    @property
-    def mandatory_at(self) -> float:
-        """From when callers wait for the renewal."""
-        return self.ends_at - _window(self.life, *_MANDATORY)
+    def __init__(self, token: AccessToken, life: float, ends_at: float) -> None:
+        self.token = token
+        self.access_token = token["access_token"]
+        self.life = life
+        self.ends_at = ends_at
+        self.advisory_at = ends_at - _window(life, *_ADVISORY)
+        self.mandatory_at = ends_at - _window(life, *_MANDATORY)
 
     def left(self, now: float) -> int:
         """Return what is left of the life, in whole seconds."""
@@ -112,10 +106,10 @@ class Fleet(Protocol):
 
 
 class _Written(NamedTuple):
-    """A token as JSON, when so many seconds of it were left."""
+    """A token as JSON, which is right up to `until`: then a second less is left of it."""
 
     held: Held
-    left: int
+    until: float
     text: str
 
 
@@ -228,8 +222,9 @@ class SharedToken:
             return json.dumps(found)
         now = self._clock()
         written = self._written
-        if written is None or written.held is not found or written.left != found.left(now):
-            self._written = written = _Written(found, found.left(now), json.dumps(found.reply(now)))
+        if written is None or written.held is not found or now > written.until:
+            until = found.ends_at - found.left(now)
+            self._written = written = _Written(found, until, json.dumps(found.reply(now)))
         return written.text
 
     def _find(self, rejected: str | None) -> Outcome:
