@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -29,16 +28,12 @@ from bakrypt_proxy.settings import find_setting
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
-# Seconds until a thread takes the interpreter from another by force. A request needs it for a millisecond; with
-# Python's 5 ms the hundreds that come back from bakrypt at once take it from each other, and half the time is lost.
-_SWITCH_INTERVAL = 0.05
 _SANDBOX_LIFE = 60  # seconds of a token: short enough to watch a renewal
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
 
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """Return the app. What `config` says wins over the environment."""
-    sys.setswitchinterval(_SWITCH_INTERVAL)
     app = Flask(__name__, static_folder=None)
     app.config.from_mapping(config)
     is_sandbox = find_setting("BAKRYPT_NETWORK", app.config, os.environ) == "sandbox"

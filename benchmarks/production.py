@@ -9,10 +9,18 @@ THREADS = 256  # of each worker
 
 def command(app: str, port: int, *, workers: int = WORKERS, threads: int = THREADS) -> list[str]:
     """Return the command that serves a WSGI app on 127.0.0.1. `app` names a factory, as in `app:create_app`."""
-    start = [sys.executable, "-m", "granian", "--interface", "wsgi", "--factory", "--http", "1", "--log-level", "error"]
-    size = ["--workers", str(workers), "--blocking-threads", str(threads)]
-    faults = ["--respawn-failed-workers", "--workers-kill-timeout", "15"]
-    return [*start, "--host", "127.0.0.1", "--port", str(port), *size, *faults, app]
+    start = [
+        sys.executable,
+        "-m",
+        "bakrypt_proxy.server",
+        "--log-level",
+        "error",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    return [*start, "--workers", str(workers), "--blocking-threads", str(threads), "--factory", app]
 
 
 def worker_ids(parent: int) -> list[int]:
