@@ -3,7 +3,8 @@
 `python -m bakrypt_proxy.server --factory app:create_app` serves any WSGI app. It takes all options of `granian`, with
 some other defaults. What it does besides, on Linux:
 
-- The app's module is imported once, before the workers are forked, so that they share the memory that this takes.
+- The app's module is imported once, before the workers are forked, so that they share the memory that this takes; not
+  with `--reload` and `--env-files`, and not if it is given as a path: then each worker imports it, as granian has it.
 - Where there are as many workers as processors, each has one to itself: a worker runs Python in one thread at a time,
   and to hand over to the next costs much less on the same processor.
 """
@@ -59,7 +60,7 @@ class Processors:
         taken: dict[int, list[int]] = {processor: [] for processor in sorted(self._ids)}
         for worker in workers:
             with suppress(ProcessLookupError):
-                for processor in os.sched_getaffinity(worker):
+                for processor in os.sched_getaffinity(worker) & self._ids:
                     taken[processor].append(worker)
         return min(taken, key=lambda processor: (len(taken[processor]), taken[processor]))
 
@@ -71,7 +72,7 @@ def main() -> None:
 
     def serve(**options: Any) -> None:
         if sys.platform == "linux":
-            _prepare(options["app"].partition(":")[0], options["working_dir"], options["workers"])
+            _prepare(**options)
         click.get_current_context().invoke(cli, **options)
 
     about = "Serve a WSGI app with granian: with its options, and some other defaults."
@@ -79,12 +80,14 @@ def main() -> None:
     command(auto_envvar_prefix="GRANIAN", default_map=_DEFAULTS)
 
 
-def _prepare(module: str, directory: Path | None, workers: int) -> None:
+def _prepare(*, app: str, workers: int, working_dir: Path | None, reload: bool, env_files: Any, **_: Any) -> None:
     """Do in this process what its workers are to find done when they are forked."""
     multiprocessing.set_start_method("fork")  # Python's own default up to 3.13
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    sys.path.insert(0, str(directory or Path.cwd()))
-    _import(module)
+    module = app.partition(":")[0]
+    if not (reload or env_files or "/" in module or module.endswith(".py")):
+        sys.path.insert(0, str(working_dir or Path.cwd()))
+        _import(module)
     gc.collect()
     gc.freeze()  # a collection in a worker would write to the pages that it shares
     processors = Processors()

@@ -59,7 +59,7 @@ class Server:
 
 
 @contextmanager
-def serve(directory: Path, *options: str) -> Iterator[Server]:
+def serve(directory: Path, *options: str, app: str = "served:create_app") -> Iterator[Server]:
     """Run the server on `PROCESSORS`, until it answers."""
     (directory / "served.py").write_text(APP)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -72,7 +72,7 @@ def serve(directory: Path, *options: str) -> Iterator[Server]:
         str(port),
         "--factory",
         *options,
-        "served:create_app",
+        app,
     ]
     before = os.sched_getaffinity(0)
     with (directory / "log").open("wb") as log:
@@ -135,6 +135,18 @@ def test_the_app_is_imported_once_and_before_the_fork(tmp_path: Path) -> None:
         assert f"imported by {server.process.pid}\n" in server.log.read_text()
         with urlopen(server.url, timeout=5) as reply:
             assert reply.read() == b"0.050"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("options", "app"), [((), "./served.py:create_app"), (("--env-files", "settings"), "served:create_app")]
+)
+def test_what_granian_does_before_it_imports_comes_first(tmp_path: Path, options: tuple[str, ...], app: str) -> None:
+    """A file's path becomes a module's name, and files of settings are read; then the worker imports the app."""
+    (tmp_path / "settings").write_text("COLOUR=green\n")
+    with serve(tmp_path, *options, app=app) as server:
+        (worker,) = server.workers()
+        assert f"imported by {worker}\n" in server.log.read_text()
 
 
 @pytest.mark.parametrize(
