@@ -13,7 +13,7 @@ from pathlib import Path
 from contestants import HERE, PACKAGES, Contestants, install_express, program
 from disturbance import Disturbance
 from picture import picture
-from production import THREADS
+from production import THREADS, WORKERS
 from report import Finding, document, find, machine, median_table, ratio_table, versions
 from scenarios import SCENARIOS, Bench, Round, Scenario
 
@@ -54,7 +54,7 @@ def main() -> int:
         results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
-    run = f"{arguments.rounds} rounds of {arguments.seconds} s, granian with 2 workers of {arguments.threads} threads"
+    run = f"{arguments.rounds} rounds of {arguments.seconds} s, bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
     (arguments.output / "RESULTS.md").write_text(text)

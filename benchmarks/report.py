@@ -25,7 +25,8 @@ largest.
 - nginx passes on what comes, with the header added. It makes no form of JSON, so at `token` it is sent the upstream's
   form, and so is the upstream where it is driven directly.
 - The bare Flask view ([bare.py](bare.py)) returns a constant as long as an exchange's reply, on the same server as
-  ours.
+  ours: [bakrypt_proxy.server](../bakrypt_proxy/server.py), which gives each worker a processor. Node and nginx are
+  left to the system, as they start by themselves; [PROFILE.md](PROFILE.md) has Express with a processor for each, too.
 - Memory is proportional (PSS): pages that several processes share are divided up among them.
 """
 
