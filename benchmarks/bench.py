@@ -54,7 +54,8 @@ def main() -> int:
         results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
-    run = f"{arguments.rounds} rounds of {arguments.seconds} s, bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"
+    server = f"bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"
+    run = f"{arguments.rounds} rounds of {arguments.seconds} s, {server}"
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
     (arguments.output / "RESULTS.md").write_text(text)
