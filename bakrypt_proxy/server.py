@@ -23,6 +23,7 @@ import click
 _DEFAULTS = {
     "interface": "wsgi",
     "http": "1",
+    "websockets": False,  # which WSGI does not know
     "blocking_threads": 256,  # of each worker; granian starts as many as there is work for
     "respawn_failed_workers": True,
     "workers_kill_timeout": 15,  # seconds; in granian 2.8 a worker that has answered everything does not always end
