@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from report import Finding
 
-_LEFT, _RIGHT, _TOP, _STEP, _WIDTH = 160, 90, 30, 34, 760
+_LEFT, _RIGHT, _TOP, _STEP, _WIDTH = 160, 110, 30, 34, 780
 _LOW, _HIGH = 0.05, 30.0  # the ends of the axis, which is logarithmic
 _STYLE = """
   text { font: 13px sans-serif; fill: #24292f } .faint { fill: #6e7781 } .grid { stroke: #d0d7de }
