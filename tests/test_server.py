@@ -2,16 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from test_fleet import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone lets a process choose its processor")
 
@@ -44,10 +44,13 @@ class Server:
     def workers(self) -> dict[int, set[int]]:
         """Return the workers and the processors that each may use."""
         parent = self.process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        return {int(pid): os.sched_getaffinity(int(pid)) for pid in children}
+        found = {}
+        for pid in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                found[pid] = os.sched_getaffinity(pid)
+        return found
 
-    def wait_for_workers(self, processors: list[set[int]], *, without: set[int] = frozenset()) -> set[int]:  # type: ignore[assignment]
+    def wait_for_workers(self, processors: list[set[int]], *, without: Set[int] = frozenset()) -> set[int]:
         """Wait until there are workers with these processors, and none of the old ones; return their ids."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
@@ -62,8 +65,7 @@ class Server:
 def serve(directory: Path, *options: str, app: str = "served:create_app") -> Iterator[Server]:
     """Run the server on `PROCESSORS`, until it answers."""
     (directory / "served.py").write_text(APP)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     start = [
         sys.executable,
         "-m",
