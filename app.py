@@ -15,20 +15,22 @@ from flask_limiter import Limiter
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from bakrypt_proxy import BakryptError, Settings, create_blueprint
-from bakrypt_proxy.blueprint import render_http_error
-from bakrypt_proxy.cli import settings_error_explained
+from bakrypt_proxy import (
+    JsonFormatter,
+    Settings,
+    create_blueprint,
+    is_password_attempt,
+    read_settings,
+    readiness_problems,
+    render_http_error,
+)
 from bakrypt_proxy.demo import create_demo
-from bakrypt_proxy.json_log import JsonFormatter
-from bakrypt_proxy.metrics import create_metrics
-from bakrypt_proxy.parameters import read_parameters
-from bakrypt_proxy.registration import Registration
 from bakrypt_proxy.sandbox import CREDENTIALS, USERS, Sandbox
-from bakrypt_proxy.settings import find_setting
+from bakrypt_proxy.web.metrics import create_metrics
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
-_SANDBOX_LIFE = 60  # seconds of a token: short enough to watch a renewal
+_SANDBOX_LIFETIME = 60  # seconds of a token: short enough to watch a renewal
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
 
@@ -36,12 +38,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """Return the app. What `config` says wins over the environment."""
     app = Flask(__name__, static_folder=None)
     app.config.from_mapping(config)
-    is_sandbox = find_setting("BAKRYPT_NETWORK", app.config, os.environ) == "sandbox"
+    is_sandbox = _setting(app, "BAKRYPT_NETWORK") == "sandbox"
     if is_sandbox:
         _use_sandbox(app)
-    with settings_error_explained():
-        settings = Settings.from_mapping(app.config, os.environ)
-        metrics = create_metrics()
+    settings = read_settings(app)
     _set_up_logging(settings)
     if settings.trusted_proxies:
         # Not the port and the prefix: a proxy that does not set these would hand on the caller's own.
@@ -49,7 +49,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         app.wsgi_app = fixed  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
-    app.register_blueprint(metrics)
+    app.register_blueprint(create_metrics())
     app.register_error_handler(HTTPException, render_http_error)
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=readyz)
@@ -64,9 +64,7 @@ def healthz() -> dict[str, str]:
 
 def readyz() -> ResponseReturnValue:
     """`GET /readyz`: credentials are set, and Redis answers where it is set. Nothing is asked of bakrypt."""
-    registration = Registration.find("bakrypt.exchange")
-    problems = ["not registered"] if registration is None else registration.problems()
-    if problems:
+    if problems := readiness_problems():
         return {"error": "server_error", "error_description": "; ".join(problems)}, 503
     return {"status": "ok"}
 
@@ -78,7 +76,11 @@ def _set_up_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
-    for name, level in {"bakrypt_proxy": logging.INFO, "flask-limiter": logging.WARNING, "app": logging.INFO}.items():
+    for name, level in {
+        "bakrypt_proxy": logging.INFO,
+        "flask-limiter": logging.WARNING,
+        "app": logging.INFO,
+    }.items():
         log = logging.getLogger(name)
         log.handlers[:] = [handler]
         log.setLevel(level)
@@ -87,8 +89,10 @@ def _set_up_logging(settings: Settings) -> None:
 def _limit_passwords(app: Flask, settings: Settings) -> None:
     """Slow down who guesses passwords, by client address; in Redis where there is one, for all processes together."""
     limiter = Limiter(_client, app=app, key_prefix="bakrypt_proxy", **_limiter_storage(settings))
-    limit = limiter.limit(settings.rate_limit, exempt_when=_is_refresh)
-    app.view_functions["bakrypt.token"] = limit(app.ensure_sync(app.view_functions["bakrypt.token"]))
+    limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
+    app.view_functions["bakrypt.token"] = limit(
+        app.ensure_sync(app.view_functions["bakrypt.token"])
+    )
 
     @app.after_request
     def say_when_to_come_again(response: Response) -> Response:
@@ -101,7 +105,7 @@ def _limit_passwords(app: Flask, settings: Settings) -> None:
 def _limiter_storage(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is None:
         return {"storage_uri": "memory://"}
-    from bakrypt_proxy.fleet import REDIS_OPTIONS  # noqa: PLC0415 - redis is an extra
+    from bakrypt_proxy.tokens.redis_store import REDIS_OPTIONS  # noqa: PLC0415 - redis is an extra
 
     return {
         "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
@@ -118,28 +122,28 @@ def _client() -> str:
     return str(address)
 
 
-def _is_refresh() -> bool:
-    try:
-        return read_parameters(request).get("grant_type") == "refresh_token"
-    except (BakryptError, HTTPException):
-        return False
-
-
 def _use_sandbox(app: Flask) -> None:
     """Start a sandbox in this process, or use the one at `BAKRYPT_URL`; no real credentials go there."""
-    sources = (app.config, os.environ)
-    ignored = [name for name in (*CREDENTIALS, *_SECRET_FILES) if find_setting(name, *sources)]
+    ignored = [name for name in (*CREDENTIALS, *_SECRET_FILES) if _setting(app, name)]
     if ignored:
         logger.warning("BAKRYPT_NETWORK is sandbox, so these are not used: %s", ", ".join(ignored))
-    if not find_setting("BAKRYPT_URL", *sources):
-        sandbox = Sandbox(expires_in=_SANDBOX_LIFE).listen()
+    if not _setting(app, "BAKRYPT_URL"):
+        sandbox = Sandbox(expires_in=_SANDBOX_LIFETIME).listen()
         app.extensions["bakrypt_sandbox"] = sandbox
         app.config["BAKRYPT_URL"] = sandbox.url
     app.config.update(CREDENTIALS)
     app.config.update(dict.fromkeys(_SECRET_FILES, ""))
-    if find_setting("BAKRYPT_EXCHANGE_PUBLIC", *sources) is None:
+    if _setting(app, "BAKRYPT_EXCHANGE_PUBLIC") is None:
         # Its tokens open nothing. On a real network this stays closed until somebody opens it.
         app.config["BAKRYPT_EXCHANGE_PUBLIC"] = True
+
+
+def _setting(app: Flask, name: str) -> object:
+    """Return a setting as given in the config or else in the environment; None if it is not set."""
+    value = app.config.get(name)
+    if value is None:
+        value = os.environ.get(name)
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _create_demo(settings: Settings, *, is_sandbox: bool) -> Blueprint:

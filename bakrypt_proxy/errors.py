@@ -19,7 +19,7 @@ class BakryptError(Exception):
 
     `status` is the HTTP status of the reply, `response` its body and `retry_after` its Retry-After header, if any.
     `detail` is for the log alone: it says more than a caller should know, but never a secret.
-    `try_again_in` is set where the failure is remembered: for so many seconds nobody asks bakrypt again.
+    `cooldown` is set where the failure is remembered: for so many seconds nobody asks bakrypt again.
     """
 
     status = 500
@@ -40,7 +40,7 @@ class BakryptError(Exception):
         self.error = self.error if error is None else error
         self.detail = detail
         self.retry_after = retry_after
-        self.try_again_in: float | None = None
+        self.cooldown: float | None = None
 
     def __str__(self) -> str:
         return self.error if self.description is None else f"{self.error}: {self.description}"

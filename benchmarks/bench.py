@@ -22,14 +22,22 @@ def read_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="length of one measurement, whole seconds")
-    parser.add_argument("--only", choices=SCENARIOS, help="one scenario; may be given again", action="append")
+    parser.add_argument(
+        "--seconds", type=int, default=4, help="length of one measurement, whole seconds"
+    )
+    parser.add_argument(
+        "--only", choices=SCENARIOS, help="one scenario; may be given again", action="append"
+    )
     parser.add_argument("--threads", type=int, default=THREADS, help="of each of our workers")
-    parser.add_argument("--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg"
+    )
     return parser.parse_args()
 
 
-def measure(bench: Bench, names: list[str], disturbance: Disturbance) -> dict[str, tuple[Scenario, list[Round]]]:
+def measure(
+    bench: Bench, names: list[str], disturbance: Disturbance
+) -> dict[str, tuple[Scenario, list[Round]]]:
     """Run the scenarios, and print the medians of each as soon as they are there."""
     results = {}
     for name in names:
@@ -50,17 +58,27 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
     disturbance = Disturbance()
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(Contestants(Path(directory), arguments.threads), arguments.rounds, arguments.seconds)
+        bench = Bench(
+            Contestants(Path(directory), arguments.threads), arguments.rounds, arguments.seconds
+        )
         results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
     server = f"bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"
     run = f"{arguments.rounds} rounds of {arguments.seconds} s, {server}"
     arguments.output.mkdir(parents=True, exist_ok=True)
-    text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
+    text = document(
+        run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()]
+    )
     (arguments.output / "RESULTS.md").write_text(text)
     (arguments.output / "results.svg").write_text(picture(findings))
-    print("\n".join(["", "Requests failed:", *bench.failures] if bench.failures else ["", "No request failed."]))
+    print(
+        "\n".join(
+            ["", "Requests failed:", *bench.failures]
+            if bench.failures
+            else ["", "No request failed."]
+        )
+    )
     return 1 if bench.failures else 0
 
 

@@ -21,10 +21,22 @@ EXPRESS = HERE / "express"
 DELAY = 0.5  # seconds that the slow upstream takes
 PROCESSES = 2  # of the Express cluster
 
-PACKAGES = {"wrk": "wrk", "nginx": "nginx", "node": "nodejs", "npm": "npm"}  # the Debian package of each program
-TOKEN = {"access_token": "a" * 30, "expires_in": 36000, "token_type": "Bearer", "scope": "read write"}
+PACKAGES = {
+    "wrk": "wrk",
+    "nginx": "nginx",
+    "node": "nodejs",
+    "npm": "npm",
+}  # the Debian package of each program
+TOKEN = {
+    "access_token": "a" * 30,
+    "expires_in": 36000,
+    "token_type": "Bearer",
+    "scope": "read write",
+}
 UPSTREAM_REPLY = json.dumps(TOKEN | {"refresh_token": "r" * 30})
-EXCHANGE_REPLY = json.dumps(TOKEN, separators=(",", ":")) + "\n"  # as long as what our exchange replies
+EXCHANGE_REPLY = (
+    json.dumps(TOKEN, separators=(",", ":")) + "\n"
+)  # as long as what our exchange replies
 
 _SECRETS = {
     "BAKRYPT_TOKEN": "benchmark-token",
@@ -50,7 +62,9 @@ http {{
     {http}
 }}
 """
-_INSTANT = "server {{ listen 127.0.0.1:{port} backlog=1024; location /auth/ {{ return 200 '{reply}'; }} }}"
+_INSTANT = (
+    "server {{ listen 127.0.0.1:{port} backlog=1024; location /auth/ {{ return 200 '{reply}'; }} }}"
+)
 _FLOOR = """
     upstream bakrypt {{ server {upstream}; keepalive 64; keepalive_requests 1000000; }}
     server {{
@@ -69,7 +83,9 @@ def program(name: str) -> str:
     """Return where a program lies, or end the script with a sentence that says how to get it."""
     path = shutil.which(name)
     if path is None:
-        sys.exit(f"The benchmark needs {name}: install it, with `apt install {PACKAGES.get(name, name)}` on Debian.")
+        sys.exit(
+            f"The benchmark needs {name}: install it, with `apt install {PACKAGES.get(name, name)}` on Debian."
+        )
     return path
 
 
@@ -77,7 +93,15 @@ def install_express() -> None:
     """Install what the Express app needs, unless it is there."""
     lock, installed = EXPRESS / "package-lock.json", EXPRESS / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        command = [program("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]
+        command = [
+            program("npm"),
+            "ci",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--loglevel",
+            "error",
+        ]
         subprocess.run(command, cwd=EXPRESS, check=True, timeout=300, stdout=subprocess.DEVNULL)
 
 
@@ -121,7 +145,9 @@ class Contestants:
     def instant_upstream(self) -> AbstractContextManager[Server]:
         """Nginx with a fixed reply, which costs next to nothing."""
         port = _free_port()
-        return self._nginx("instant upstream", port, 1, _INSTANT.format(port=port, reply=UPSTREAM_REPLY))
+        return self._nginx(
+            "instant upstream", port, 1, _INSTANT.format(port=port, reply=UPSTREAM_REPLY)
+        )
 
     def slow_upstream(self) -> AbstractContextManager[Server]:
         """Answer the same after half a second."""
@@ -132,7 +158,9 @@ class Contestants:
     def floor(self, upstream: Server) -> AbstractContextManager[Server]:
         """Nginx that passes on what comes, with the header added: two processes."""
         port = _free_port()
-        return self._nginx("nginx proxy_pass", port, 2, _FLOOR.format(port=port, upstream=upstream.address))
+        return self._nginx(
+            "nginx proxy_pass", port, 2, _FLOOR.format(port=port, upstream=upstream.address)
+        )
 
     def ours(self, upstream: Server) -> AbstractContextManager[Server]:
         """Our blueprint on its production server."""
@@ -148,7 +176,10 @@ class Contestants:
         """Run a bare Flask view on the same server."""
         port = _free_port()
         return self._running(
-            "bare Flask view", command("bare:create_app", port, threads=self._threads), port, {"REPLY": EXCHANGE_REPLY}
+            "bare Flask view",
+            command("bare:create_app", port, threads=self._threads),
+            port,
+            {"REPLY": EXCHANGE_REPLY},
         )
 
     def express(self, upstream: Server) -> AbstractContextManager[Server]:
@@ -159,13 +190,17 @@ class Contestants:
         """Run the documented handlers in a cluster of two."""
         return self._express("Express, cluster of two", upstream, PROCESSES)
 
-    def _express(self, name: str, upstream: Server, processes: int) -> AbstractContextManager[Server]:
+    def _express(
+        self, name: str, upstream: Server, processes: int
+    ) -> AbstractContextManager[Server]:
         port = _free_port()
         environ = {"NODE_ENV": "production", "UPSTREAM": upstream.url}
         environ |= {"PORT": str(port), "PROCESSES": str(processes)}
         return self._running(name, [program("node"), str(EXPRESS / "app.js")], port, environ)
 
-    def _nginx(self, name: str, port: int, processes: int, http: str) -> AbstractContextManager[Server]:
+    def _nginx(
+        self, name: str, port: int, processes: int, http: str
+    ) -> AbstractContextManager[Server]:
         directory = self._directory / f"nginx-{port}"
         directory.mkdir()
         path = directory / "nginx.conf"
@@ -174,11 +209,17 @@ class Contestants:
         return self._running(name, start, port, {})
 
     @contextmanager
-    def _running(self, name: str, start: list[str], port: int, environ: dict[str, str]) -> Iterator[Server]:
+    def _running(
+        self, name: str, start: list[str], port: int, environ: dict[str, str]
+    ) -> Iterator[Server]:
         log = self._directory / f"{port}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                start, env=_environ() | environ, stdout=output, stderr=output, start_new_session=True
+                start,
+                env=_environ() | environ,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         try:
             _wait_for(process, name, port, log)
@@ -188,7 +229,9 @@ class Contestants:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its session is its own, so this is its children at most
+                os.killpg(
+                    process.pid, signal.SIGKILL
+                )  # its session is its own, so this is its children at most
             process.wait()
 
 
@@ -202,7 +245,12 @@ def _environ() -> dict[str, str]:
 def python_seconds(code: str) -> list[float]:
     """Run code in a fresh interpreter and return the numbers that it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env=_environ(), capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        env=_environ(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return [float(word) for word in done.stdout.split()]
 

@@ -49,7 +49,9 @@ class Wire:
         for sock in list(self._open):
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                sock.shutdown(socket.SHUT_RD)  # wakes its pump, which closes it: that sends the reset
+                sock.shutdown(
+                    socket.SHUT_RD
+                )  # wakes its pump, which closes it: that sends the reset
         self._open.clear()
 
     def _accept(self) -> None:
@@ -90,7 +92,10 @@ class Report:
     def check(self, clients: int) -> list[str]:
         """Return what is not as it should be."""
         problems = list(dict.fromkeys(self.faults))[:10]
-        if sum(count for name, count in self.replies.items() if name.endswith(" 200")) < self.replies.total() / 4:
+        if (
+            sum(count for name, count in self.replies.items() if name.endswith(" 200"))
+            < self.replies.total() / 4
+        ):
             problems.append("less than a quarter of the replies had a token")
         if self.slowest > TIMEOUT + 1:
             problems.append(f"the slowest reply took {self.slowest:.2f} s")
@@ -99,7 +104,9 @@ class Report:
         if not 0.8 < self.memory["end"] / self.memory["middle"] < 1.2:
             problems.append(f"memory went from {self.memory['middle']} to {self.memory['end']} KiB")
         if self.descriptors["end"] > self.descriptors["start"] * 1.1:
-            problems.append(f"descriptors went from {self.descriptors['start']} to {self.descriptors['end']}")
+            problems.append(
+                f"descriptors went from {self.descriptors['start']} to {self.descriptors['end']}"
+            )
         return problems
 
 
@@ -181,7 +188,9 @@ def server(url: str, *, workers: int, threads: int) -> Iterator[tuple[int, int]]
     environ = {"BAKRYPT_NETWORK": "sandbox", "BAKRYPT_URL": url, "BAKRYPT_TIMEOUT": str(TIMEOUT)}
     environ |= {"BAKRYPT_RATE_LIMIT": "1000000 per minute"}
     start = command("app:create_app", port, workers=workers, threads=threads)
-    with subprocess.Popen(start, cwd=ROOT, env=os.environ | environ, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        start, cwd=ROOT, env=os.environ | environ, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait_until(lambda: len(worker_ids(process.pid)) == workers and _answers(port))
             yield port, process.pid
@@ -217,7 +226,9 @@ def run(seconds: float, clients: int, *, workers: int = 2, threads: int = 128) -
             run.is_over.set()
             for client in crowd:
                 client.join()
-            _wait_until(lambda: measure(parent)[1] <= run.report.descriptors["start"] * 1.1, fail=False)
+            _wait_until(
+                lambda: measure(parent)[1] <= run.report.descriptors["start"] * 1.1, fail=False
+            )
             run.report.memory["end"], run.report.descriptors["end"] = measure(parent)
     return run.report
 
@@ -273,12 +284,21 @@ def main() -> int:
     rows = [(name, str(count)) for name, count in sorted(report.replies.items())]
     rows += [("lost with the killed worker", str(report.lost_with_the_worker))]
     rows += [("slowest reply", f"{report.slowest:.2f} s (allowed: {TIMEOUT + 1:g} s)")]
-    rows += [("memory, middle and end", f"{report.memory['middle']} and {report.memory['end']} KiB")]
-    rows += [("descriptors, start and end", f"{report.descriptors['start']} and {report.descriptors['end']}")]
+    rows += [
+        ("memory, middle and end", f"{report.memory['middle']} and {report.memory['end']} KiB")
+    ]
+    rows += [
+        (
+            "descriptors, start and end",
+            f"{report.descriptors['start']} and {report.descriptors['end']}",
+        )
+    ]
     for name, value in rows:
         print(f"{name:<30}{value}")
     problems = report.check(arguments.clients)
-    print("\n".join(problems) or "Every reply was one of the contract, in time, to the right caller.")
+    print(
+        "\n".join(problems) or "Every reply was one of the contract, in time, to the right caller."
+    )
     return 1 if problems else 0
 
 

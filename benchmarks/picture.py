@@ -23,7 +23,9 @@ def picture(findings: Sequence[Finding]) -> str:
     bottom = _TOP + _STEP * len(findings)
     parts = [_grid(value, bottom) for value in (0.1, 0.3, 1, 3, 10)]
     parts += [_bar(finding, _TOP + _STEP * row) for row, finding in enumerate(findings)]
-    legend = "bar: ratio, from 1 to the median; thin line: spread; blue: goal; green: met, red: not met"
+    legend = (
+        "bar: ratio, from 1 to the median; thin line: spread; blue: goal; green: met, red: not met"
+    )
     parts.append(f'<text class="faint" x="8" y="{bottom + 46}">{legend}</text>')
     size = f'viewBox="0 0 {_WIDTH} {bottom + 56}" width="{_WIDTH}" height="{bottom + 56}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
@@ -52,7 +54,10 @@ def _bar(finding: Finding, y: int) -> str:
             f'<text x="8" y="{y + 15}">{goal.label}</text>',
             f'<rect class="{kind}" x="{start}" y="{y}" width="{max(end - start, 1):.1f}" height="20"/>',
             f'<line class="spread" x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>',
-            *(f'<line class="spread" x1="{x}" x2="{x}" y1="{y + 6}" y2="{y + 14}"/>' for x in (low, high)),
+            *(
+                f'<line class="spread" x1="{x}" x2="{x}" y1="{y + 6}" y2="{y + 14}"/>'
+                for x in (low, high)
+            ),
             f'<line class="goal" x1="{_x(goal.limit)}" x2="{_x(goal.limit)}" y1="{y - 4}" y2="{y + 24}"/>',
             f'<text x="{_WIDTH - _RIGHT + 4}" y="{y + 15}">{ratio:.3g} ({sign} {goal.limit:g})</text>',
         )

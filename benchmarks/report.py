@@ -61,7 +61,15 @@ def ratio_table(findings: Iterable[Finding]) -> str:
         goal = finding.goal
         limit = f"{'at least' if goal.at_least else 'at most'} {goal.limit:g}"
         spread = f"{min(finding.ratios):.3g} to {max(finding.ratios):.3g}"
-        rows.append((goal.text, f"{finding.middle:.3g}", spread, limit, "met" if finding.is_met else "**not met**"))
+        rows.append(
+            (
+                goal.text,
+                f"{finding.middle:.3g}",
+                spread,
+                limit,
+                "met" if finding.is_met else "**not met**",
+            )
+        )
     return _table(("ratio", "median", "spread", "goal", ""), rows)
 
 
@@ -69,7 +77,10 @@ def median_table(rounds: Sequence[Round]) -> str:
     """Return the median of each figure of each contestant."""
     columns = list(next(iter(rounds[0].values())))
     rows = [
-        (name, *(_number(median(figures[name][column] for figures in rounds)) for column in columns))
+        (
+            name,
+            *(_number(median(figures[name][column] for figures in rounds)) for column in columns),
+        )
         for name in rounds[0]
     ]
     return _table(("", *columns), rows)
@@ -92,8 +103,14 @@ def document(
     surroundings: Iterable[tuple[str, str]],
 ) -> str:
     """Return `RESULTS.md`. `run` says in a few words how it was run, `surroundings` what took part and where."""
-    failed = ["**Requests failed in this run:**", *(f"- {failure}" for failure in failures)] if failures else []
-    tables = [f"### {scenario.title}\n\n{median_table(rounds)}" for scenario, rounds in results.values()]
+    failed = (
+        ["**Requests failed in this run:**", *(f"- {failure}" for failure in failures)]
+        if failures
+        else []
+    )
+    tables = [
+        f"### {scenario.title}\n\n{median_table(rounds)}" for scenario, rounds in results.values()
+    ]
     parts = [
         "# Measured against the documented handlers",
         f"`make bench` wrote this: {run}.",
@@ -112,8 +129,14 @@ def document(
 def versions() -> list[tuple[str, str]]:
     """Return the versions of all that took part."""
     packages = ("flask", "werkzeug", "requests", "urllib3", "granian")
-    found = [("python", platform.python_version()), *((name, _installed(name)) for name in packages)]
-    found += [(name, _said(program(name), flag)) for name, flag in (("node", "-v"), ("nginx", "-v"), ("wrk", "-v"))]
+    found = [
+        ("python", platform.python_version()),
+        *((name, _installed(name)) for name in packages),
+    ]
+    found += [
+        (name, _said(program(name), flag))
+        for name, flag in (("node", "-v"), ("nginx", "-v"), ("wrk", "-v"))
+    ]
     for name in ("express", "axios"):
         package = json.loads((EXPRESS / "node_modules" / name / "package.json").read_text())
         found.append((name, package["version"]))

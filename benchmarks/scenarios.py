@@ -73,18 +73,27 @@ class Bench:
             figures: Round = {}
             for server, request in racers:
                 result = self.drive(server, request, connections=connections, seconds=seconds)
-                figures[server.name] = {RATE: result.rate, MEAN: result.mean, P50: result.p50, P99: result.p99}
+                figures[server.name] = {
+                    RATE: result.rate,
+                    MEAN: result.mean,
+                    P50: result.p50,
+                    P99: result.p99,
+                }
                 time.sleep(pause)
             rounds.append(figures)
         return rounds
 
-    def drive(self, server: Server, request: Request, *, connections: int, seconds: int | None = None) -> Drive:
+    def drive(
+        self, server: Server, request: Request, *, connections: int, seconds: int | None = None
+    ) -> Drive:
         """Drive a server, and take note if a request failed."""
         result = drive(server, request, connections=connections, seconds=seconds or self.seconds)
         if result.errors:
             counts = ", ".join(f"{count} {kind}" for kind, count in result.errors.items())
             said = server.log.read_text(errors="replace").strip()[-300:]
-            self.failures.append(f"{server.name}, {request.path}, {connections} connections: {counts}. {said}".strip())
+            self.failures.append(
+                f"{server.name}, {request.path}, {connections} connections: {counts}. {said}".strip()
+            )
         return result
 
 
@@ -94,7 +103,10 @@ def exchange(bench: Bench) -> list[Round]:
     with ExitStack() as stack:
         start = stack.enter_context
         upstream = start(made.instant_upstream())
-        servers = [start(one(upstream)) for one in (made.ours, made.express_cluster, made.express, made.floor)]
+        servers = [
+            start(one(upstream))
+            for one in (made.ours, made.express_cluster, made.express, made.floor)
+        ]
         servers.append(start(made.bare()))
         return bench.in_turn([(server, EXCHANGE) for server in servers], connections=32)
 
@@ -105,7 +117,9 @@ def token(bench: Bench) -> list[Round]:
     with ExitStack() as stack:
         start = stack.enter_context
         upstream = start(made.instant_upstream())
-        racers = [(start(one(upstream)), TOKEN) for one in (made.ours, made.express_cluster, made.express)]
+        racers = [
+            (start(one(upstream)), TOKEN) for one in (made.ours, made.express_cluster, made.express)
+        ]
         racers.append((start(made.floor(upstream)), TOKEN_FORM))
         return bench.in_turn(racers, connections=32)
 
@@ -116,17 +130,30 @@ def slow(bench: Bench) -> list[Round]:
     Twice as long, for the replies come in waves; and with a pause, for 500 requests are under way when wrk stops.
     """
     made = bench.contestants
-    with made.slow_upstream() as upstream, made.ours(upstream) as ours, made.express_cluster(upstream) as cluster:
+    with (
+        made.slow_upstream() as upstream,
+        made.ours(upstream) as ours,
+        made.express_cluster(upstream) as cluster,
+    ):
         return bench.in_turn(
-            [(ours, TOKEN), (cluster, TOKEN)], connections=500, seconds=2 * bench.seconds, pause=2 * DELAY
+            [(ours, TOKEN), (cluster, TOKEN)],
+            connections=500,
+            seconds=2 * bench.seconds,
+            pause=2 * DELAY,
         )
 
 
 def added(bench: Bench) -> list[Round]:
     """One caller: what a server adds to the time of its call to the upstream."""
     made = bench.contestants
-    with made.instant_upstream() as upstream, made.ours(upstream) as ours, made.express(upstream) as express:
-        return bench.in_turn([(ours, TOKEN), (express, TOKEN), (upstream, TOKEN_FORM)], connections=1)
+    with (
+        made.instant_upstream() as upstream,
+        made.ours(upstream) as ours,
+        made.express(upstream) as express,
+    ):
+        return bench.in_turn(
+            [(ours, TOKEN), (express, TOKEN), (upstream, TOKEN_FORM)], connections=1
+        )
 
 
 def memory(bench: Bench) -> list[Round]:
@@ -134,13 +161,19 @@ def memory(bench: Bench) -> list[Round]:
     made = bench.contestants
     seconds = max(1, bench.seconds // 2)
     rounds: list[Round] = []
-    with made.instant_upstream() as upstream, made.ours(upstream) as ours, made.express_cluster(upstream) as cluster:
+    with (
+        made.instant_upstream() as upstream,
+        made.ours(upstream) as ours,
+        made.express_cluster(upstream) as cluster,
+    ):
         for _ in range(bench.rounds):
             figures: Round = {}
             for server in (ours, cluster):
                 for request, connections in ((EXCHANGE, 32), (TOKEN, 32), (TOKEN, 500)):
                     bench.drive(server, request, connections=connections, seconds=seconds)
-                figures[server.name] = dict(zip((WORKERS, WITH_PARENT), server.memory(), strict=True))
+                figures[server.name] = dict(
+                    zip((WORKERS, WITH_PARENT), server.memory(), strict=True)
+                )
             rounds.append(figures)
     return rounds
 
@@ -190,8 +223,18 @@ SCENARIOS = {
         "Exchange, 32 connections, instant upstream",
         exchange,
         (
-            Goal("exchange, shared, against the Express cluster", "exchange / Express", _of(RATE, OURS, CLUSTER), 10),
-            Goal("exchange, shared, against the bare Flask view", "exchange / bare Flask", _of(RATE, OURS, BARE), 0.9),
+            Goal(
+                "exchange, shared, against the Express cluster",
+                "exchange / Express",
+                _of(RATE, OURS, CLUSTER),
+                10,
+            ),
+            Goal(
+                "exchange, shared, against the bare Flask view",
+                "exchange / bare Flask",
+                _of(RATE, OURS, BARE),
+                0.9,
+            ),
         ),
     ),
     "token": Scenario(
@@ -216,7 +259,13 @@ SCENARIOS = {
                 _of(RATE, OURS, CLUSTER),
                 1.0,
             ),
-            Goal("the same, its 99th percentile", "slow token, p99", _of(P99, OURS, CLUSTER), 1.0, at_least=False),
+            Goal(
+                "the same, its 99th percentile",
+                "slow token, p99",
+                _of(P99, OURS, CLUSTER),
+                1.0,
+                at_least=False,
+            ),
         ),
     ),
     "added": Scenario(

@@ -38,9 +38,13 @@ class Late(asyncio.Protocol):
 async def serve(port: int, seconds: float) -> None:
     """Answer until the process ends."""
     body = os.environb[b"REPLY"]
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Late(head + body, seconds), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(
+        lambda: Late(head + body, seconds), "127.0.0.1", port, backlog=1024
+    )
     await server.serve_forever()
 
 

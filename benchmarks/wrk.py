@@ -46,7 +46,9 @@ def drive(server: Server, request: Request, *, connections: int, seconds: int) -
     command = [program("wrk"), "--latency", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{_LONGEST}s", "--script", str(_SCRIPT)]
     command += [server.url + request.path, "--", request.body, request.content_type]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 2 * _LONGEST)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=seconds + 2 * _LONGEST
+    )
     figures = json.loads(done.stdout.splitlines()[-1])
     seconds_run = figures["microseconds"] / 1e6
     errors = {kind: count for kind, count in figures["errors"].items() if count}

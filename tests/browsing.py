@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 needs_chromium = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # playwright's own pipes
@@ -28,7 +30,8 @@ def start_chromium() -> Iterator[Browser]:
     sandboxed = [] if os.geteuid() else ["--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*sandboxed, "--disable-background-networking", "--disable-component-update"]
+            executable_path=CHROMIUM,
+            args=[*sandboxed, "--disable-background-networking", "--disable-component-update"],
         )
         yield browser
         browser.close()

@@ -19,7 +19,14 @@ from bakrypt_proxy.sandbox import Sandbox
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own settings, proxies and CA bundles out of the tests."""
-    foreign = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+    foreign = {
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+    }
     for name in list(os.environ):
         if name.startswith("BAKRYPT_") or name.upper() in foreign:
             monkeypatch.delenv(name)

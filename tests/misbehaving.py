@@ -55,7 +55,10 @@ class Upstream:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.stopped.set()
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -96,7 +99,9 @@ class Upstream:
     def _serve(self, connection: socket.socket, number: int) -> None:
         try:
             if self.tls is not None:
-                connection = self._open[number - 1] = self.tls.wrap_socket(connection, server_side=True)
+                connection = self._open[number - 1] = self.tls.wrap_socket(
+                    connection, server_side=True
+                )
             with connection, connection.makefile("rb") as stream:
                 while (received := _receive(stream, number)) is not None:
                     self.requests.append(received)
@@ -131,8 +136,12 @@ def head(status: int, length: int, *headers: str) -> bytes:
 def replying(status: int, body: object, *headers: str) -> Behaviour:
     """Reply with a body; what is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    kind = "Content-Type: text/html" if isinstance(body, bytes) else "Content-Type: application/json"
-    return lambda upstream, connection, _: connection.sendall(head(status, len(content), kind, *headers) + content)
+    kind = (
+        "Content-Type: text/html" if isinstance(body, bytes) else "Content-Type: application/json"
+    )
+    return lambda upstream, connection, _: connection.sendall(
+        head(status, len(content), kind, *headers) + content
+    )
 
 
 def hang(upstream: Upstream, connection: socket.socket, received: Received) -> None:
@@ -171,4 +180,6 @@ def close_at_once(upstream: Upstream, connection: socket.socket, received: Recei
 def echo_as_error(upstream: Upstream, connection: socket.socket, received: Received) -> None:
     """Repeat the caller's credentials in a refusal, as a careless server might."""
     said = f"{received.headers.get('authorization')} {received.body.decode()}"
-    replying(400, {"error": "invalid_request", "error_description": said})(upstream, connection, received)
+    replying(400, {"error": "invalid_request", "error_description": said})(
+        upstream, connection, received
+    )

@@ -17,7 +17,9 @@ _WANTED = ["axe-core@4", "bakrypt-launchpad@0.0.1", "esbuild@0.25", "typescript@
 def npm(folder: Path, *command: str) -> str:
     """Run npm in a folder and return what it prints."""
     assert NPM is not None
-    return subprocess.run([NPM, *command], cwd=folder, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [NPM, *command], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture(scope="session")

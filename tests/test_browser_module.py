@@ -72,7 +72,12 @@ class TestServing:
         reply = client.get("/auth/bakrypt.js")
         assert reply.content_type == "text/javascript; charset=utf-8"
         assert reply.headers["Cache-Control"] == "no-cache"
-        assert client.get("/auth/bakrypt.js", headers={"If-None-Match": reply.headers["ETag"]}).status_code == 304
+        assert (
+            client.get(
+                "/auth/bakrypt.js", headers={"If-None-Match": reply.headers["ETag"]}
+            ).status_code
+            == 304
+        )
         assert client.post("/auth/bakrypt.js").status_code == 405
 
 
@@ -103,11 +108,29 @@ class TestReading:
             "const token: string = await session.accessToken();\n"
             "export const error: BakryptError | string = token;\n"
         )
-        npm(packages, "exec", "--", "tsc", *strict, "--module", "esnext", "--moduleResolution", "bundler", str(user))
+        npm(
+            packages,
+            "exec",
+            "--",
+            "tsc",
+            *strict,
+            "--module",
+            "esnext",
+            "--moduleResolution",
+            "bundler",
+            str(user),
+        )
 
     def test_size(self, packages: Path) -> None:
         """Minified it has less than 4 kB."""
-        assert len(npm(packages, "exec", "--", "esbuild", "--minify", "--format=esm", str(MODULE)).encode()) < 4000
+        assert (
+            len(
+                npm(
+                    packages, "exec", "--", "esbuild", "--minify", "--format=esm", str(MODULE)
+                ).encode()
+            )
+            < 4000
+        )
 
 
 class TestInTheBrowser:
@@ -119,7 +142,11 @@ class TestInTheBrowser:
         """The token is the account's, and stands in no storage."""
         assert page.evaluate(EXCHANGE) is None
         assert sandbox.store.owner(page.evaluate(TOKEN)) == "account"
-        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [
+            0,
+            0,
+            "",
+        ]
         ((name, detail),) = page.evaluate("events")
         assert name == "renewed"
         assert 35990 < detail["expiresIn"] <= 36000
@@ -144,7 +171,9 @@ class TestInTheBrowser:
         page.evaluate(SIGN_IN)
         page.wait_for_timeout(990)
         sandbox.expires_in = 60
-        tokens = page.evaluate("() => Promise.all(Array.from({ length: 50 }, () => session.accessToken()))")
+        tokens = page.evaluate(
+            "() => Promise.all(Array.from({ length: 50 }, () => session.accessToken()))"
+        )
         assert len(set(tokens)) == 1
         assert sandbox.store.owner(tokens[0]) == "alice"
         assert sandbox.calls["/auth/token/"] <= 3
@@ -204,9 +233,12 @@ class TestInTheBrowser:
         """A second 401 is the answer."""
         page.evaluate(EXCHANGE)
         page.route(
-            f"{sandbox.url}/**", lambda route: route.fulfill(status=401, headers={"Access-Control-Allow-Origin": "*"})
+            f"{sandbox.url}/**",
+            lambda route: route.fulfill(status=401, headers={"Access-Control-Allow-Origin": "*"}),
         )
-        status = page.evaluate(f"async () => (await session.fetch('{sandbox.url}/v1/assets/')).status")
+        status = page.evaluate(
+            f"async () => (await session.fetch('{sandbox.url}/v1/assets/')).status"
+        )
         assert status == 401
         assert sandbox.calls["/auth/exchange/"] == 2
 
@@ -255,7 +287,9 @@ class TestTabs:
             assert all(isinstance(token, str) for token in tokens)
         # Three lives, each renewed at nine tenths: one refresh each, whichever tab makes it.
         assert sandbox.calls["/auth/token/"] <= 1 + 4
-        assert {tab.evaluate("events.filter(([name]) => name === 'lost').length") for tab in tabs} == {0}
+        assert {
+            tab.evaluate("events.filter(([name]) => name === 'lost').length") for tab in tabs
+        } == {0}
 
     def test_tabs_exchange_once(self, context: BrowserContext, sandbox: Sandbox) -> None:
         """The account's token is asked for by the first alone."""

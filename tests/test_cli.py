@@ -28,7 +28,9 @@ def test_exchange_prints_json(app: Flask) -> None:
 
 def test_token_asks_for_the_password(app: Flask) -> None:
     """Without echo, and not on standard output."""
-    result = app.test_cli_runner().invoke(args=["bakrypt", "token", "--username", "alice"], input="alice-password\n")
+    result = app.test_cli_runner().invoke(
+        args=["bakrypt", "token", "--username", "alice"], input="alice-password\n"
+    )
     assert result.exit_code == 0
     assert json.loads(result.stdout)["token_type"] == "Bearer"
     assert result.stderr.startswith("Password:")
@@ -47,11 +49,17 @@ def test_token_reads_the_password_from_standard_input(app: Flask) -> None:
 @pytest.mark.parametrize(
     ("arguments", "given", "message"),
     [
-        (["token", "--username", "alice", "--password-stdin"], "wrong\n", "invalid_grant: Invalid credentials given."),
+        (
+            ["token", "--username", "alice", "--password-stdin"],
+            "wrong\n",
+            "invalid_grant: Invalid credentials given.",
+        ),
         (["token", "--username", "alice", "--password-stdin"], "", "the password is empty"),
     ],
 )
-def test_errors_go_to_standard_error(app: Flask, arguments: list[str], given: str, message: str) -> None:
+def test_errors_go_to_standard_error(
+    app: Flask, arguments: list[str], given: str, message: str
+) -> None:
     """Exit code 1, nothing on standard output."""
     result = app.test_cli_runner().invoke(args=["bakrypt", *arguments], input=given)
     assert result.exit_code == 1
@@ -108,7 +116,9 @@ def test_check_of_an_upstream_that_is_away(upstream: Upstream) -> None:
 
 def test_check_of_one_way_alone(sandbox: Sandbox) -> None:
     """An app that only exchanges needs no OAuth client."""
-    code, lines = check(create_app({key: sandbox.environ[key] for key in ("BAKRYPT_URL", "BAKRYPT_TOKEN")}))
+    code, lines = check(
+        create_app({key: sandbox.environ[key] for key in ("BAKRYPT_URL", "BAKRYPT_TOKEN")})
+    )
     assert code == 0
     assert lines["token"].startswith("off: ")
 
@@ -151,7 +161,11 @@ def flask(*arguments: str, environ: dict[str, str]) -> "subprocess.CompletedProc
 
 def test_wrong_settings_are_a_list_and_no_traceback() -> None:
     """`flask bakrypt check` and `flask run` alike say what to change."""
-    environ = {"BAKRYPT_NETWORK": "mainnet", "BAKRYPT_TIMEOUT": "x", "BAKRYPT_TOKEN": "planted secret"}
+    environ = {
+        "BAKRYPT_NETWORK": "mainnet",
+        "BAKRYPT_TIMEOUT": "x",
+        "BAKRYPT_TOKEN": "planted secret",
+    }
     result = flask("bakrypt", "check", environ=environ)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -181,7 +195,9 @@ def test_the_sandbox_runs_alone() -> None:
                 break
         secret = environ["BAKRYPT_TOKEN"]
         headers = {"Authorization": f"Token {secret}"}
-        reply = requests.post(f"{environ['BAKRYPT_URL']}/auth/exchange/", headers=headers, timeout=5)
+        reply = requests.post(
+            f"{environ['BAKRYPT_URL']}/auth/exchange/", headers=headers, timeout=5
+        )
         assert reply.json()["expires_in"] == 5
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0

@@ -41,7 +41,11 @@ def upstream() -> Iterator[Upstream]:
 def host(upstream: Upstream) -> Flask:
     """A host app without sharing, so that each case is a call."""
     return create_app(
-        {**upstream.environ, "BAKRYPT_SHARE_TOKEN": "false", "BAKRYPT_ALLOWED_ORIGINS": "https://a.example"}
+        {
+            **upstream.environ,
+            "BAKRYPT_SHARE_TOKEN": "false",
+            "BAKRYPT_ALLOWED_ORIGINS": "https://a.example",
+        }
     )
 
 
@@ -70,10 +74,14 @@ def assert_contract(reply: Any, method: str) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3)
+    ),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["username", "password", "grant_type", "refresh_token", "rejected_token"]) | st.text(max_size=5)
+NAMES = st.sampled_from(
+    ["username", "password", "grant_type", "refresh_token", "rejected_token"]
+) | st.text(max_size=5)
 VALUES = st.sampled_from(["password", "refresh_token", "alice", ""]) | JSON
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4)
 BODIES = st.one_of(
@@ -100,18 +108,44 @@ CONTENT_TYPES = st.sampled_from(
 ) | st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=20)
 HEADER_VALUES = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20)
 HEADER_NAMES = (
-    *("Origin", "Sec-Fetch-Site", "X-Request-ID", "Authorization", "Cookie", "Accept", "Accept-Encoding", "Expect"),
-    *("Access-Control-Request-Method", "Access-Control-Request-Headers", "X-Forwarded-For", "Content-Encoding"),
-    *("Range", "If-None-Match", "Content-Language", "X-HTTP-Method-Override", "Referer", "User-Agent"),
+    *(
+        "Origin",
+        "Sec-Fetch-Site",
+        "X-Request-ID",
+        "Authorization",
+        "Cookie",
+        "Accept",
+        "Accept-Encoding",
+        "Expect",
+    ),
+    *(
+        "Access-Control-Request-Method",
+        "Access-Control-Request-Headers",
+        "X-Forwarded-For",
+        "Content-Encoding",
+    ),
+    *(
+        "Range",
+        "If-None-Match",
+        "Content-Language",
+        "X-HTTP-Method-Override",
+        "Referer",
+        "User-Agent",
+    ),
 )
 HEADERS = st.dictionaries(
     st.sampled_from(HEADER_NAMES),
-    st.sampled_from(["https://a.example", "null", "same-origin", "cross-site", "POST"]) | HEADER_VALUES,
+    st.sampled_from(["https://a.example", "null", "same-origin", "cross-site", "POST"])
+    | HEADER_VALUES,
     max_size=4,
 )
-METHODS = st.sampled_from(["POST"] * 8 + ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
+METHODS = st.sampled_from(
+    ["POST"] * 8 + ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
+)
 PATHS = st.sampled_from(["/auth/exchange/", "/auth/exchange", "/auth/token/", "/auth/token"])
-QUERIES = st.sampled_from(["", "?", "?username=a&password=b"]) | st.text(max_size=10).map(lambda text: f"?{text}")
+QUERIES = st.sampled_from(["", "?", "?username=a&password=b"]) | st.text(max_size=10).map(
+    lambda text: f"?{text}"
+)
 
 
 @SETTINGS
@@ -137,7 +171,12 @@ def test_the_doors(
 
 
 @SETTINGS
-@given(st.text(max_size=20), METHODS, st.sampled_from(["Upgrade", "Host", "Content-Length"]), HEADER_VALUES)
+@given(
+    st.text(max_size=20),
+    METHODS,
+    st.sampled_from(["Upgrade", "Host", "Content-Length"]),
+    HEADER_VALUES,
+)
 def test_our_app_at_any_path(ours: Flask, path: str, method: str, header: str, value: str) -> None:
     """What Flask refuses before it knows a route has the contract's form in our own app too."""
     headers = {header: "websocket" if header == "Upgrade" else value, "Connection": "Upgrade"}
@@ -147,7 +186,11 @@ def test_our_app_at_any_path(ours: Flask, path: str, method: str, header: str, v
 
 
 TOKENS = st.fixed_dictionaries(
-    {}, optional={name: st.just(value) | JSON for name, value in (TOKEN_REPLY | {"error": "x", "detail": "y"}).items()}
+    {},
+    optional={
+        name: st.just(value) | JSON
+        for name, value in (TOKEN_REPLY | {"error": "x", "detail": "y"}).items()
+    },
 )
 UPSTREAM_BODIES = st.one_of(
     TOKENS.map(lambda value: json.dumps(value).encode()),
@@ -158,9 +201,19 @@ UPSTREAM_BODIES = st.one_of(
 UPSTREAM_HEADERS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["Content-Type", "Content-Encoding", "Transfer-Encoding", "Retry-After", "Location", "Set-Cookie", "X-A"]
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "Transfer-Encoding",
+                "Retry-After",
+                "Location",
+                "Set-Cookie",
+                "X-A",
+            ]
         ),
-        st.sampled_from(["gzip", "deflate", "chunked", "identity", "7", "application/json", "https://b.example"])
+        st.sampled_from(
+            ["gzip", "deflate", "chunked", "identity", "7", "application/json", "https://b.example"]
+        )
         | HEADER_VALUES,
     ),
     max_size=4,
@@ -168,7 +221,13 @@ UPSTREAM_HEADERS = st.lists(
 
 
 @SETTINGS
-@given(st.integers(200, 599) | st.integers(0, 999), UPSTREAM_HEADERS, UPSTREAM_BODIES, st.integers(-5, 5), PATHS)
+@given(
+    st.integers(200, 599) | st.integers(0, 999),
+    UPSTREAM_HEADERS,
+    UPSTREAM_BODIES,
+    st.integers(-5, 5),
+    PATHS,
+)
 def test_the_replies_of_bakrypt(
     host: Flask,
     upstream: Upstream,

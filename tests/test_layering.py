@@ -27,9 +27,23 @@ LAYERS = [
     {"types"},
 ]
 APART = {"sandbox", "demo", "server"}  # they import nothing of ours
-WITHOUT_FLASK = {"client", "fleet", "shared_token", "replies", "transport", "connection", "settings", "errors", "types"}
+WITHOUT_FLASK = {
+    "client",
+    "fleet",
+    "shared_token",
+    "replies",
+    "transport",
+    "connection",
+    "settings",
+    "errors",
+    "types",
+}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in APART)
-FILES_APART = [path for name in sorted(APART) for path in [*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/*.py")]]
+FILES_APART = [
+    path
+    for name in sorted(APART)
+    for path in [*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/*.py")]
+]
 
 
 def imports(path: Path) -> set[str]:
@@ -58,7 +72,9 @@ def test_every_module_has_a_layer() -> None:
 def test_imports_go_downward(module: str) -> None:
     """Nothing knows what stands above it; the command alone may start the sandbox."""
     own = {name.lstrip(".") for name in imports(PACKAGE / f"{module}.py") if name.startswith(".")}
-    allowed = set().union(*LAYERS[layer(module) + 1 :]) | ({"sandbox"} if module == "cli" else set())
+    allowed = set().union(*LAYERS[layer(module) + 1 :]) | (
+        {"sandbox"} if module == "cli" else set()
+    )
     assert own <= allowed
 
 
@@ -79,8 +95,16 @@ def test_what_stands_apart_imports_nothing_of_ours(path: Path) -> None:
 def test_importing_the_package_loads_no_sandbox() -> None:
     """Oauthlib is an extra, and neither it nor a server is needed to register a blueprint."""
     code = "import sys, bakrypt_proxy; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"oauthlib", "redis", "cryptography", "bakrypt_proxy.sandbox", "bakrypt_proxy.demo"} & set(loaded)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {
+        "oauthlib",
+        "redis",
+        "cryptography",
+        "bakrypt_proxy.sandbox",
+        "bakrypt_proxy.demo",
+    } & set(loaded)
 
 
 def test_the_public_names() -> None:

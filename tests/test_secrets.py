@@ -19,8 +19,8 @@ from misbehaving import (
 
 from app import create_app as create_our_app
 from bakrypt_proxy import BakryptClient, BakryptError, Settings
-from bakrypt_proxy.json_log import JsonFormatter
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.telemetry import JsonFormatter
 
 SECRETS = ("planted-exchange-secret", "planted-client-secret")
 CALLERS = {
@@ -42,8 +42,12 @@ PATHS: dict[str, Behaviour] = {
     "token in broken JSON": replying(200, str(TOKEN).encode()),
     "token too large": replying(200, TOKEN | {"padding": "x" * 100_000}),
     "token with an error": replying(500, TOKEN),
-    "token with a redirect": replying(307, TOKEN, "Location: https://planted-access-token.invalid/"),
-    "refuses our credentials": replying(401, {"error": "invalid_client", "error_description": SECRETS[1]}),
+    "token with a redirect": replying(
+        307, TOKEN, "Location: https://planted-access-token.invalid/"
+    ),
+    "refuses our credentials": replying(
+        401, {"error": "invalid_client", "error_description": SECRETS[1]}
+    ),
     "secret as it was sent": replying(
         400, {"error": "x", "error_description": "client_secret=planted-client%2Bsecret"}
     ),
@@ -54,8 +58,14 @@ PATHS: dict[str, Behaviour] = {
 REQUESTS: dict[str, tuple[str, dict[str, object]]] = {
     "exchange": ("/auth/exchange/", {"rejected_token": CALLERS["rejected_token"]}),
     "password": ("/auth/token/", {"username": "alice", "password": CALLERS["password"]}),
-    "refresh": ("/auth/token/", {"grant_type": "refresh_token", "refresh_token": CALLERS["refresh_token"]}),
-    "malformed": ("/auth/token/", {"password": CALLERS["password"], "refresh_token": [CALLERS["refresh_token"]]}),
+    "refresh": (
+        "/auth/token/",
+        {"grant_type": "refresh_token", "refresh_token": CALLERS["refresh_token"]},
+    ),
+    "malformed": (
+        "/auth/token/",
+        {"password": CALLERS["password"], "refresh_token": [CALLERS["refresh_token"]]},
+    ),
 }
 
 
@@ -67,7 +77,11 @@ def assert_silent(text: str, secrets: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(("path", "body"), REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("behave", PATHS.values(), ids=PATHS)
 def test_replies_and_logs(
-    upstream: Upstream, caplog: pytest.LogCaptureFixture, behave: Behaviour, path: str, body: dict[str, object]
+    upstream: Upstream,
+    caplog: pytest.LogCaptureFixture,
+    behave: Behaviour,
+    path: str,
+    body: dict[str, object],
 ) -> None:
     """Through every path; a token's own reply is the one place where it may stand."""
     caplog.set_level(logging.DEBUG)
@@ -91,7 +105,9 @@ GRANTS: dict[str, Callable[[BakryptClient], object]] = {
 
 @pytest.mark.parametrize("grant", GRANTS.values(), ids=GRANTS)
 @pytest.mark.parametrize("behave", [b for name, b in PATHS.items() if name != "success"])
-def test_tracebacks_and_reprs(upstream: Upstream, behave: Behaviour, grant: Callable[[BakryptClient], object]) -> None:
+def test_tracebacks_and_reprs(
+    upstream: Upstream, behave: Behaviour, grant: Callable[[BakryptClient], object]
+) -> None:
     """Of the client, its settings and its errors, with all that they were raised from."""
     upstream.behave = behave
     settings = Settings.from_mapping(upstream.environ | {"BAKRYPT_TIMEOUT": "0.2"})
@@ -99,24 +115,36 @@ def test_tracebacks_and_reprs(upstream: Upstream, behave: Behaviour, grant: Call
     try:
         grant(bakrypt)
     except BakryptError as error:
-        shown = [*traceback.format_exception(error), repr(error), str(error), str(error.response), error.detail]
+        shown = [
+            *traceback.format_exception(error),
+            repr(error),
+            str(error),
+            str(error.response),
+            error.detail,
+        ]
         # A caller's own password may come back to the caller, in a reply that repeats it; our secrets may not.
         assert_silent("".join(shown) + repr(bakrypt) + repr(settings), SECRETS + ISSUED)
 
 
 @pytest.mark.parametrize("behave", [b for name, b in PATHS.items() if name != "success"])
 @pytest.mark.parametrize(
-    "command", [["exchange"], ["check"], ["token", "--username", "alice", "--password-stdin"]], ids=lambda c: c[0]
+    "command",
+    [["exchange"], ["check"], ["token", "--username", "alice", "--password-stdin"]],
+    ids=lambda c: c[0],
 )
 def test_commands(upstream: Upstream, behave: Behaviour, command: list[str]) -> None:
     """What they print when it goes wrong, on either stream."""
     upstream.behave = behave
     app = create_app(upstream.environ | {"BAKRYPT_TIMEOUT": "0.2"})
-    result = app.test_cli_runner().invoke(args=["bakrypt", *command], input="planted-password-typed\n")
+    result = app.test_cli_runner().invoke(
+        args=["bakrypt", *command], input="planted-password-typed\n"
+    )
     assert_silent(result.output, SECRETS + ISSUED)
 
 
-def test_metrics_and_openapi_and_json_lines(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_and_openapi_and_json_lines(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
     """After every path has been gone through, in what machines read of our app."""
     caplog.set_level(logging.DEBUG)
     for behave in PATHS.values():
@@ -124,7 +152,10 @@ def test_metrics_and_openapi_and_json_lines(upstream: Upstream, caplog: pytest.L
         client = create_our_app({**upstream.environ, "BAKRYPT_TIMEOUT": "0.2"}).test_client()
         for path, body in REQUESTS.values():
             client.post(path, json=body, headers={"X-Request-ID": SECRETS[0][:5]})
-    pages = [client.get(path).text for path in ("/metrics", "/readyz", "/healthz", "/auth/openapi.json", "/")]
+    pages = [
+        client.get(path).text
+        for path in ("/metrics", "/readyz", "/healthz", "/auth/openapi.json", "/")
+    ]
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert len(lines) > len(PATHS)
     assert_silent("".join(pages + lines), SECRETS + ISSUED + tuple(CALLERS.values()))
@@ -139,7 +170,12 @@ def test_the_sandbox_logs_no_password(
     renewed = bakrypt.refresh(token["refresh_token"])
     with pytest.raises(BakryptError):
         bakrypt.password("alice", "planted-password")
-    secrets = [token["access_token"], token["refresh_token"], renewed["access_token"], "planted-password"]
+    secrets = [
+        token["access_token"],
+        token["refresh_token"],
+        renewed["access_token"],
+        "planted-password",
+    ]
     assert_silent(caplog.text, tuple(secrets))
 
 

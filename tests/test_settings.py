@@ -1,6 +1,7 @@
 """Settings are read once, checked together, and never shown where they are secret."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ SECRET = "planted-secret"
 
 def read(**settings: object) -> Settings:
     """Read settings by their names without the prefix."""
-    return Settings.from_mapping({f"BAKRYPT_{name.upper()}": value for name, value in settings.items()})
+    return Settings.from_mapping(
+        {f"BAKRYPT_{name.upper()}": value for name, value in settings.items()}
+    )
 
 
 def problems(**settings: object) -> list[str]:
@@ -34,10 +37,22 @@ def test_defaults() -> None:
 
 def test_the_first_source_wins_and_none_is_absent() -> None:
     """`app.config` goes before the environment; an empty string there switches a setting off."""
-    environ = {"BAKRYPT_TOKEN": "from-environ", "BAKRYPT_CLIENT_ID": "from-environ", "BAKRYPT_CLIENT_SECRET": "s"}
-    config = {"BAKRYPT_TOKEN": "from-config", "BAKRYPT_CLIENT_ID": None, "BAKRYPT_CLIENT_SECRET": ""}
+    environ = {
+        "BAKRYPT_TOKEN": "from-environ",
+        "BAKRYPT_CLIENT_ID": "from-environ",
+        "BAKRYPT_CLIENT_SECRET": "s",
+    }
+    config = {
+        "BAKRYPT_TOKEN": "from-config",
+        "BAKRYPT_CLIENT_ID": None,
+        "BAKRYPT_CLIENT_SECRET": "",
+    }
     settings = Settings.from_mapping(config, environ)
-    assert (settings.token, settings.client_id, settings.client_secret) == ("from-config", "from-environ", None)
+    assert (settings.token, settings.client_id, settings.client_secret) == (
+        "from-config",
+        "from-environ",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +79,12 @@ def test_the_first_source_wins_and_none_is_absent() -> None:
             "allowed_origins",
             None,
         ),
-        ("allowed_origins", ["https://a.example"], "allowed_origins", frozenset({"https://a.example"})),
+        (
+            "allowed_origins",
+            ["https://a.example"],
+            "allowed_origins",
+            frozenset({"https://a.example"}),
+        ),
     ],
 )
 def test_good_values(name: str, value: object, field: str, expected: object) -> None:
@@ -92,11 +112,11 @@ def test_good_values(name: str, value: object, field: str, expected: object) -> 
         ("url", "https://exa mple", "an origin alone"),
         ("network", ["mainnet"], "set mainnet or testnet"),
         ("token", 1234567890, "must be text"),
-        ("token", "Token planted-secret", "paste the secret alone"),
-        ("token", "planted-secret\r\nX-Injected: 1", "paste the secret alone"),
-        ("token", "planted-secret-é", "paste the secret alone"),
-        ("client_id", "planted secret", "paste the secret alone"),
-        ("client_secret", "planted\x00secret", "paste the secret alone"),
+        ("token", "Token planted-secret", "paste only the secret"),
+        ("token", "planted-secret\r\nX-Injected: 1", "paste only the secret"),
+        ("token", "planted-secret-é", "paste only the secret"),
+        ("client_id", "planted secret", "paste only the secret"),
+        ("client_secret", "planted\x00secret", "paste only the secret"),
         ("exchange_public", "perhaps", "true or false"),
         ("exchange_public", 2, "true or false"),
         ("timeout", "0", "above 0"),
@@ -155,7 +175,8 @@ def test_a_secret_from_a_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "remedy"), [(b" \n", "empty"), (b"\xff\xfe", "not text"), (b"planted secret", "paste the secret alone")]
+    ("content", "remedy"),
+    [(b" \n", "empty"), (b"\xff\xfe", "not text"), (b"planted secret", "paste only the secret")],
 )
 def test_a_bad_secret_file(tmp_path: Path, content: bytes, remedy: str) -> None:
     """A file that holds no secret is reported under the setting that names it."""
@@ -197,3 +218,60 @@ def test_settings_made_by_hand_are_checked_too() -> None:
     assert Settings(url="https://bakrypt.example/").url == "https://bakrypt.example"
     by_hand = Settings(allowed_origins="https://shop.example.com")  # type: ignore[arg-type]
     assert by_hand.allowed_origins == {"https://shop.example.com"}
+
+
+HAND_MADE: list[tuple[dict[str, Any], str]] = [
+    ({"exchange_public": "perhaps"}, "BAKRYPT_EXCHANGE_PUBLIC"),
+    ({"share_token": None}, "BAKRYPT_SHARE_TOKEN"),
+    ({"rate_limit": "nonsense"}, "BAKRYPT_RATE_LIMIT"),
+    ({"trusted_proxies": -1}, "BAKRYPT_TRUSTED_PROXIES"),
+    ({"trusted_proxies": True}, "BAKRYPT_TRUSTED_PROXIES"),
+    ({"log_format": "xml"}, "BAKRYPT_LOG_FORMAT"),
+    ({"timeout": None}, "BAKRYPT_TIMEOUT"),
+    ({"url": None}, "BAKRYPT_URL"),
+    ({"token": "planted secret"}, "BAKRYPT_TOKEN"),
+    ({"redis_url": "http://planted-secret"}, "BAKRYPT_REDIS_URL"),
+]
+
+
+@pytest.mark.parametrize(("values", "name"), HAND_MADE)
+def test_hand_made_settings_are_checked(values: dict[str, Any], name: str) -> None:
+    """A value that is passed in goes through the same table as one that is read."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(**values)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{name} ")
+    assert "planted" not in problem
+
+
+def test_hand_made_text_is_understood() -> None:
+    """`"false"` is false: it does not open the exchange because it is a string that is not empty."""
+    settings = Settings(exchange_public="false", trusted_proxies="2", timeout="3")  # type: ignore[arg-type]
+    assert (settings.exchange_public, settings.trusted_proxies, settings.timeout) == (False, 2, 3.0)
+
+
+def test_problems_of_hand_made_settings_come_together() -> None:
+    """Each on a line of its own."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(rate_limit="nonsense", trusted_proxies=-1, token="a b")
+    assert len(caught.value.problems) == 3
+
+
+def test_a_problem_of_a_file_comes_with_the_others(tmp_path: Path) -> None:
+    """A file that cannot be read hides no other problem."""
+    found = problems(token_file=str(tmp_path / "missing"), rate_limit="x", network="moonnet")
+    assert [problem.split()[0] for problem in found] == [
+        "BAKRYPT_NETWORK",
+        "BAKRYPT_TOKEN_FILE",
+        "BAKRYPT_RATE_LIMIT",
+    ]
+
+
+@pytest.mark.parametrize("name", ["TOKEN", "CLIENT_SECRET", "REDIS_URL"])
+def test_every_secret_may_come_from_a_file(tmp_path: Path, name: str) -> None:
+    """And is masked in `repr`."""
+    path = tmp_path / "secret"
+    path.write_text("redis://:planted@127.0.0.1/0\n")
+    settings = Settings.from_mapping({f"BAKRYPT_{name}_FILE": str(path)})
+    assert getattr(settings, name.lower()) == "redis://:planted@127.0.0.1/0"
+    assert "planted" not in repr(settings)

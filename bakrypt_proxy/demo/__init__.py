@@ -6,7 +6,12 @@ from flask import Blueprint, Response, render_template
 
 
 def create_demo(
-    *, network: str, api_url: str, auth: str = "bakrypt", users: Mapping[str, str] | None = None, try_api: bool = False
+    *,
+    network: str,
+    api_url: str,
+    auth: str = "bakrypt",
+    users: Mapping[str, str] | None = None,
+    try_api: bool = False,
 ) -> Blueprint:
     """Return a blueprint with the page at `/`.
 
@@ -15,7 +20,11 @@ def create_demo(
     asset of it.
     """
     demo = Blueprint(
-        "demo", __name__, template_folder="templates", static_folder="static", static_url_path="/demo-static"
+        "demo",
+        __name__,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/demo-static",
     )
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -25,7 +34,12 @@ def create_demo(
     @demo.get("/")
     def page() -> str:
         return render_template(
-            "demo.html", network=network, api_url=api_url, auth=auth, users=users or {}, try_api=try_api
+            "demo.html",
+            network=network,
+            api_url=api_url,
+            auth=auth,
+            users=users or {},
+            try_api=try_api,
         )
 
     @demo.after_request

@@ -46,7 +46,11 @@ class Sandbox:
     """
 
     def __init__(
-        self, *, expires_in: int = 36000, clock: Callable[[], float] = time.monotonic, quiet: bool = True
+        self,
+        *,
+        expires_in: int = 36000,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = True,
     ) -> None:
         # At DEBUG oauthlib logs each token that it issues or looks up, and a person may type a real password here.
         logging.getLogger("oauthlib").setLevel(logging.INFO)
@@ -68,7 +72,9 @@ class Sandbox:
 
     def listen(self, port: int = 0) -> Self:
         """Serve in a thread of its own, on a free port unless one is named."""
-        self._server = make_server(HOST, port, self._create_app(), threaded=True, request_handler=self._handler)
+        self._server = make_server(
+            HOST, port, self._create_app(), threaded=True, request_handler=self._handler
+        )
         serve = partial(self._server.serve_forever, poll_interval=_POLL_INTERVAL)
         self._thread = threading.Thread(target=serve, name="bakrypt-sandbox", daemon=True)
         self._thread.start()
@@ -91,7 +97,10 @@ class Sandbox:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -145,7 +154,9 @@ class Sandbox:
         return Response(body, status, headers)
 
     def _check_bearer(self) -> str | Response:
-        valid, seen = self._oauth.verify_request(request.base_url, "GET", None, dict(request.headers), SCOPES)
+        valid, seen = self._oauth.verify_request(
+            request.base_url, "GET", None, dict(request.headers), SCOPES
+        )
         if valid:
             return str(seen.user)
         return _unauthorized("Authentication credentials were not provided.", 'Bearer realm="api"')
@@ -160,7 +171,11 @@ class _QuietHandler(WSGIRequestHandler):
 
 def _stay_local() -> ResponseReturnValue | None:
     """Refuse a name that a stranger's DNS points at this machine."""
-    name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
+    name = (
+        request.host.rpartition(":")[0]
+        if request.host.rpartition(":")[2].isdigit()
+        else request.host
+    )
     try:
         local = ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
@@ -178,7 +193,11 @@ def _redirect_like_django() -> ResponseReturnValue | None:
 def _render_like_django(error: HTTPException) -> ResponseReturnValue:
     response = error.get_response()
     detail = f'Method "{request.method}" not allowed.' if error.code == 405 else error.description
-    return jsonify(detail=detail), error.code or 500, {k: v for k, v in response.headers.items() if k == "Allow"}
+    return (
+        jsonify(detail=detail),
+        error.code or 500,
+        {k: v for k, v in response.headers.items() if k == "Allow"},
+    )
 
 
 def _unauthorized(detail: str, challenge: str) -> Response:

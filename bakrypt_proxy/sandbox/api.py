@@ -14,7 +14,10 @@ from werkzeug.exceptions import BadRequest, NotFound
 
 _PAGE_SIZE = 100
 _TIME_TO_PAY = timedelta(days=1)
-_DONE = {"mint": ("confirmed", "The assets are on the chain."), "refund": ("refund", "The deposit was returned.")}
+_DONE = {
+    "mint": ("confirmed", "The assets are on the chain."),
+    "refund": ("refund", "The deposit was returned."),
+}
 
 Check = Callable[[], str | Response]
 
@@ -27,10 +30,15 @@ class Ledger:
         self._assets: list[tuple[str, dict[str, Any]]] = []
         self._transactions: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    def add(self, username: str, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def add(
+        self, username: str, items: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Make assets of one collection, and the transaction that would mint them."""
         transaction = _transaction(len(items))
-        assets = [{**item, "uuid": str(uuid.uuid4()), "transaction": transaction["uuid"]} for item in items]
+        assets = [
+            {**item, "uuid": str(uuid.uuid4()), "transaction": transaction["uuid"]}
+            for item in items
+        ]
         with self._lock:
             self._transactions[transaction["uuid"]] = (username, transaction)
             self._assets += [(username, asset) for asset in assets]
@@ -88,7 +96,9 @@ def _add_asset_routes(api: Blueprint, ledger: Ledger) -> None:
         if not items or not all(isinstance(item, dict) and item.get("name") for item in items):
             return jsonify(name=["This field is required."]), 400
         assets, transaction = ledger.add(g.username, items)
-        return jsonify(assets if isinstance(body, list) else assets[0] | {"transaction": transaction}), 201
+        return jsonify(
+            assets if isinstance(body, list) else assets[0] | {"transaction": transaction}
+        ), 201
 
 
 def _add_transaction_routes(api: Blueprint, ledger: Ledger) -> None:

@@ -48,12 +48,16 @@ class TokenStore(RequestValidator):
         request.client = SimpleNamespace(client_id=given["client_id"])
         return all(_same(given[name], value) for name, value in self._client.items())
 
-    def validate_user(self, username: str, password: str, client: Any, request: Request, *_: Any, **__: Any) -> bool:
+    def validate_user(
+        self, username: str, password: str, client: Any, request: Request, *_: Any, **__: Any
+    ) -> bool:
         """Say whether a user has this password."""
         request.user = username
         return username in self._users and _same(password, self._users[username])
 
-    def validate_refresh_token(self, refresh_token: str, client: Any, request: Request, *_: Any, **__: Any) -> bool:
+    def validate_refresh_token(
+        self, refresh_token: str, client: Any, request: Request, *_: Any, **__: Any
+    ) -> bool:
         """Take a refresh token, once, and revoke the access token that it came with."""
         with self._lock:
             access_token = self._access_by_refresh.pop(refresh_token, None)

@@ -9,7 +9,14 @@ import secrets
 import click
 from flask import Flask, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
+from flask_login import (
+    LoginManager,
+    UserMixin,
+    current_user,
+    login_required,
+    login_user,
+    logout_user,
+)
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from bakrypt_proxy import Settings, create_blueprint
@@ -33,7 +40,9 @@ def create_app(password: str | None = None) -> Flask:
     if not (os.environ.get("BAKRYPT_TOKEN") or os.environ.get("BAKRYPT_TOKEN_FILE")):
         use_sandbox(app)
     settings = Settings.from_mapping(app.config, os.environ)
-    app.register_blueprint(create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated))
+    app.register_blueprint(
+        create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated)
+    )
     add_pages(app, {"ada": User("ada", password)}, api_url=settings.url)
     return app
 
@@ -60,7 +69,9 @@ def add_pages(app: Flask, users: dict[str, User], *, api_url: str) -> None:
     def sign_in() -> ResponseReturnValue:
         if request.method == "POST":
             user = users.get(request.form["name"])
-            if user is not None and check_password_hash(user.password_hash, request.form["password"]):
+            if user is not None and check_password_hash(
+                user.password_hash, request.form["password"]
+            ):
                 login_user(user)
                 return redirect(url_for("index"))
             flash("That name and that password do not belong together.")

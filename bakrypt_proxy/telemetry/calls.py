@@ -1,0 +1,59 @@
+"""A log line and a signal for each call to bakrypt."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+
+from ..errors import BakryptError, CredentialsRefusedError, UpstreamRefusedError
+from .signals import notify, upstream_called
+
+logger = logging.getLogger(__name__)
+
+request_id: ContextVar[str | None] = ContextVar("bakrypt_request_id", default=None)
+"""The id of the caller's request, which the log lines of its upstream calls carry."""
+
+_OUTCOMES = {UpstreamRefusedError: "refused", CredentialsRefusedError: "credentials_refused"}
+
+
+@dataclass
+class UpstreamCall:
+    """One call to bakrypt: no secret, nothing of its body.
+
+    `outcome` is `success`, `refused`, `credentials_refused` or `failed`; `status` is None where there was no answer;
+    `shared` says that the token is for all callers.
+    """
+
+    endpoint: str
+    network: str
+    shared: bool
+    status: int | None = None
+    outcome: str = "failed"
+    milliseconds: float = 0
+    request_id: str | None = field(default_factory=request_id.get)
+
+
+@contextmanager
+def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
+    """Time what is done inside, and report it when it is over."""
+    started = time.perf_counter()
+    try:
+        yield call
+        call.outcome = "success"
+    except BakryptError as error:
+        call.outcome = outcome_of(error)
+        raise
+    finally:
+        call.milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        if logger.isEnabledFor(logging.INFO):
+            fields = asdict(call)
+            line = " ".join(f"{name}={value}" for name, value in fields.items())
+            logger.info("upstream call %s", line, extra={"fields": fields})
+        notify(upstream_called, call=call)
+
+
+def outcome_of(error: BakryptError) -> str:
+    """Return the word for an error that a call to bakrypt ended with."""
+    return _OUTCOMES.get(type(error), "failed")

@@ -1,0 +1,30 @@
+"""Signals, by blinker as Flask's own: `upstream_called.connect(receiver)`."""
+
+import logging
+from typing import Any
+
+from blinker import NamedSignal, Namespace
+
+logger = logging.getLogger(__name__)
+
+_signals = Namespace()
+upstream_called = _signals.signal(
+    "upstream-called", "Sent after each call to bakrypt, with `call`, an UpstreamCall."
+)
+shared_token_served = _signals.signal(
+    "shared-token-served", "Sent when a caller got the shared token, with `network`."
+)
+shared_token_renewed = _signals.signal(
+    "shared-token-renewed",
+    "Sent after each renewal of the shared token, with `network` and `outcome`.",
+)
+
+
+def notify(signal: NamedSignal, **what: Any) -> None:
+    """Send a signal. A receiver that fails is logged: it must not cost a caller the token that bakrypt gave."""
+    if not signal.receivers:
+        return
+    try:
+        signal.send(**what)
+    except Exception:
+        logger.exception("a receiver of %s failed", signal.name)

@@ -1,0 +1,157 @@
+"""What every response of ours has: an error body of one form, a request id, no cache, CORS headers.
+
+`keep_contract` gives all of it to a blueprint, `add_route` adds a route that also answers other
+methods by the contract.
+"""
+
+import json
+import logging
+import random
+import re
+from collections.abc import Callable, Mapping
+
+from flask import Blueprint, Response, current_app, request
+from flask.blueprints import BlueprintSetupState
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
+
+from ..errors import BakryptError
+from ..telemetry.calls import request_id as upstream_request_id
+from ..types import ErrorResponse
+from .registration import find_registration
+
+logger = logging.getLogger(__name__)
+
+View = Callable[[], Response]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can be part of a log line without harm
+_REQUEST_ID_KEY = "bakrypt_proxy.request_id"  # in the WSGI environ
+_SAFE_METHODS = {"GET", "HEAD"}  # RFC 9110 section 9.2.1; a link on any page may lead there
+_ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
+
+
+def keep_contract(blueprint: Blueprint) -> None:
+    """Make a blueprint check the calling page, and render all its errors as `ErrorResponse`."""
+    blueprint.before_request(_check_request)
+    blueprint.after_request(_finish_response)
+    blueprint.register_error_handler(BakryptError, _render_error)
+    blueprint.register_error_handler(HTTPException, render_http_error)
+    # Each code, too: Flask prefers a host's handler for a code to a handler of ours for all.
+    for code in default_exceptions:
+        blueprint.register_error_handler(code, render_http_error)
+
+
+def add_route(blueprint: Blueprint, rule: str, view: View, method: str) -> None:
+    """Add a route for one method, with and without the slash at the end.
+
+    A second rule takes all other methods, because Flask's own 405 knows no `ErrorResponse`.
+    """
+    endpoint = view.__name__
+    # Both spellings answer: a redirect to the slash would end a browser's preflight.
+    blueprint.add_url_rule(
+        rule,
+        endpoint,
+        view,
+        methods=[method, "OPTIONS"],
+        strict_slashes=False,
+        provide_automatic_options=False,
+    )
+    blueprint.record(lambda state: _add_other_methods(state, endpoint))
+
+
+def endpoint_of(state: BlueprintSetupState, name: str) -> str:
+    """Return the endpoint that a blueprint's route has in one registration of it."""
+    return f"{state.name_prefix}.{state.name}.{name}".lstrip(".")
+
+
+def _add_other_methods(state: BlueprintSetupState, name: str) -> None:
+    for rule in list(state.app.url_map.iter_rules(endpoint_of(state, name))):
+        second = rule.empty()
+        second.methods = None  # every method; Flask's add_url_rule has no word for it
+        state.app.url_map.add(second)
+
+
+def _check_request() -> Response | None:
+    """Before each view: refuse other methods and pages of other origins, answer a preflight."""
+    registration, rule = find_registration(), request.url_rule
+    if registration is None or rule is None:
+        return None  # a route that the host added to the blueprint
+    upstream_request_id.set(_request_id())
+    if rule.methods is None:
+        raise MethodNotAllowed(_allowed_methods(rule.endpoint))
+    method = request.method
+    if method not in _SAFE_METHODS:
+        registration.access.check_origin(request)
+    if method == "OPTIONS":
+        return Response(status=204, headers={"Allow": ", ".join(sorted(rule.methods))})
+    return None
+
+
+def _allowed_methods(endpoint: str) -> list[str]:
+    rules = current_app.url_map.iter_rules(endpoint)
+    return sorted({method for rule in rules for method in rule.methods or ()})
+
+
+def _finish_response(response: Response) -> Response:
+    """After each view or error: no cache keeps it, and pages of listed origins may read it."""
+    registration = find_registration()
+    if registration is None:
+        return response
+    upstream_request_id.set(None)  # a later call of this thread does not belong to this request
+    headers = response.headers
+    headers.setdefault("Cache-Control", "no-store")  # RFC 6749 section 5.1
+    headers.setdefault("Pragma", "no-cache")
+    headers["X-Request-ID"] = _request_id()
+    return registration.cors.apply(response, request.environ.get("HTTP_ORIGIN"))
+
+
+def _render_error(error: BakryptError) -> Response:
+    """Turn an error of ours into its response; the log gets what the caller does not."""
+    if error.status >= 500 or error.detail:
+        level = logging.ERROR if error.status >= 500 else logging.WARNING
+        fields = {"route": request.endpoint, "request_id": _request_id()}
+        line = " ".join(f"{name}={value}" for name, value in fields.items())
+        logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
+    headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
+    return json_response(json.dumps(error.response), error.status, headers)
+
+
+def render_http_error(error: HTTPException) -> ResponseReturnValue:
+    """Turn an error of Flask's or of the app's into a response with an `ErrorResponse`.
+
+    An app that wants this body everywhere registers it as its own handler of `HTTPException`.
+    """
+    if error.response is not None or error.code is None or error.code < 400:
+        return error
+    code = _ERROR_BY_STATUS.get(
+        error.code, "server_error" if error.code >= 500 else "invalid_request"
+    )
+    body: ErrorResponse = {"error": code}
+    if error.description:
+        body["error_description"] = str(error.description)
+    response = error.get_response()
+    response.data = json.dumps(body)
+    response.content_type = "application/json"
+    return response
+
+
+def json_response(
+    text: str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response whose body is JSON already."""
+    return Response(text, status, headers, mimetype="application/json")
+
+
+def _request_id() -> str:
+    """Return the id that the caller or a proxy gave this request, or a new one."""
+    environ = request.environ
+    if _REQUEST_ID_KEY not in environ:
+        given = environ.get("HTTP_X_REQUEST_ID")
+        valid = given is not None and _REQUEST_ID.fullmatch(given)
+        environ[_REQUEST_ID_KEY] = given if valid else _new_request_id()
+    return str(environ[_REQUEST_ID_KEY])
+
+
+def _new_request_id() -> str:
+    # Not from os.urandom, which releases the interpreter's lock: this thread would wait for it.
+    return f"{random.getrandbits(128):032x}"

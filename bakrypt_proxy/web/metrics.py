@@ -1,0 +1,73 @@
+"""Metrics for Prometheus, by prometheus-client (the extra `metrics`)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from ..errors import SettingsError
+from ..telemetry import UpstreamCall, shared_token_renewed, shared_token_served, upstream_called
+
+CALLS = Counter("bakrypt_upstream_calls", "Calls to bakrypt.", ["endpoint", "network", "outcome"])
+DURATION = Histogram(
+    "bakrypt_upstream_call_duration_seconds", "How long they took.", ["endpoint", "network"]
+)
+HITS = Counter(
+    "bakrypt_shared_token_hits",
+    "Callers who got the shared token without a call for them.",
+    ["network"],
+)
+RENEWALS = Counter(
+    "bakrypt_shared_token_renewals", "Renewals of the shared token.", ["network", "outcome"]
+)
+
+
+def create_metrics() -> Blueprint:
+    """Return a blueprint with `GET /metrics`.
+
+    Several worker processes are added up where `PROMETHEUS_MULTIPROC_DIR` names a directory for them to share.
+    Raises `SettingsError` if it is none.
+    """
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is not None and not Path(directory).is_dir():
+        raise SettingsError(
+            "PROMETHEUS_MULTIPROC_DIR is not a directory: make it, for all workers to share"
+        )
+    upstream_called.connect(_count_call)
+    shared_token_served.connect(_count_hit)
+    shared_token_renewed.connect(_count_renewal)
+    blueprint = Blueprint("metrics", __name__)
+    blueprint.add_url_rule("/metrics", view_func=metrics)
+    return blueprint
+
+
+def metrics() -> Response:
+    """`GET /metrics`: the counts so far, in Prometheus' text format."""
+    registry: Any = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _count_call(_: object, call: UpstreamCall) -> None:
+    CALLS.labels(call.endpoint, call.network, call.outcome).inc()
+    DURATION.labels(call.endpoint, call.network).observe(call.milliseconds / 1000)
+
+
+def _count_hit(_: object, network: str) -> None:
+    HITS.labels(network).inc()
+
+
+def _count_renewal(_: object, network: str, outcome: str) -> None:
+    RENEWALS.labels(network, outcome).inc()

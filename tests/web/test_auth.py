@@ -1,0 +1,595 @@
+"""The HTTP contract of the two routes, as a caller meets it."""
+
+import io
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import click
+import pytest
+import requests
+from conftest import create_app, serve
+from flask import Blueprint, Flask, Response, abort, redirect, request
+from flask.testing import FlaskClient
+from flask.typing import ResponseReturnValue
+from misbehaving import TOKEN_REPLY, Upstream, replying
+
+from bakrypt_proxy import BakryptClient, Settings, SettingsError, create_blueprint
+from bakrypt_proxy.sandbox import Sandbox
+
+ALICE = {"username": "alice", "password": "alice-password"}
+BOTH_ROUTES = pytest.mark.parametrize(
+    "path", ["/auth/exchange/", "/auth/exchange", "/auth/token/", "/auth/token"]
+)
+
+
+def assert_error(reply: Any, status: int, error: str, description: str | None = None) -> None:
+    """An error's status and body, and what every reply has."""
+    assert reply.status_code == status
+    assert reply.content_type == "application/json"
+    body = json.loads(reply.data)
+    assert body["error"] == error
+    assert set(body) <= {"error", "error_description"}
+    if description is not None:
+        assert description in body["error_description"]
+    assert_in_no_cache(reply)
+
+
+def assert_in_no_cache(reply: Any) -> None:
+    """RFC 6749 section 5.1."""
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["Pragma"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/auth/exchange/", "/auth/exchange"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"json": {}},
+        {"json": {"rejected_token": "x"}},
+        {"data": b"", "content_type": "application/json"},
+    ],
+)
+def test_exchange(client: FlaskClient, path: str, body: dict[str, Any]) -> None:
+    """Both spellings answer directly, with no body or with a rejected token."""
+    reply = client.post(path, **body)
+    assert reply.status_code == 200
+    assert reply.content_type == "application/json"
+    assert reply.json is not None
+    assert set(reply.json) == {"access_token", "expires_in", "token_type", "scope"}
+    assert_in_no_cache(reply)
+
+
+@pytest.mark.parametrize("path", ["/auth/token/", "/auth/token"])
+@pytest.mark.parametrize("grant", [{}, {"grant_type": "password"}])
+@pytest.mark.parametrize("kind", ["json", "form", "multipart"])
+def test_password(client: FlaskClient, path: str, grant: dict[str, str], kind: str) -> None:
+    """JSON, a form, or a browser's FormData; the grant type may be left out."""
+    content_type = {"json": None, "form": None, "multipart": "multipart/form-data"}[kind]
+    body: dict[str, Any] = {"json": ALICE | grant} if kind == "json" else {"data": ALICE | grant}
+    reply = client.post(path, content_type=content_type, **body)
+    assert reply.status_code == 200
+    assert reply.json is not None
+    assert reply.json["token_type"] == "Bearer"
+    assert_in_no_cache(reply)
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+def test_refresh(client: FlaskClient, sandbox: Sandbox, kind: str) -> None:
+    """A new pair; the old access token is dead."""
+    old = client.post("/auth/token/", json=ALICE).get_json()
+    body: Any = {"grant_type": "refresh_token", "refresh_token": old["refresh_token"]}
+    new = client.post("/auth/token/", **{kind: body}).get_json()
+    assert sandbox.store.owner(new["access_token"]) == "alice"
+    assert sandbox.store.owner(old["access_token"]) is None
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+@pytest.mark.parametrize("text", ["a b", "a&b=c", "a+b", "100%", "é", "密码", "🔑", " padded "])
+def test_text_goes_through_intact(upstream: Upstream, kind: str, text: str) -> None:
+    """From the browser's JSON or form to bakrypt's form."""
+    body: Any = {"username": text, "password": text}
+    create_app(upstream.environ).test_client().post("/auth/token/", **{kind: body})
+    assert upstream.requests[0].form["username"] == upstream.requests[0].form["password"] == [text]
+
+
+def test_unknown_members_pass_through(upstream: Upstream) -> None:
+    """In both directions untouched: bakrypt's reach the caller, the caller's do not reach bakrypt."""
+    upstream.behave = replying(200, TOKEN_REPLY | {"id_token": "x"})
+    reply = (
+        create_app(upstream.environ)
+        .test_client()
+        .post("/auth/token/", json=ALICE | {"scope": "admin"})
+    )
+    assert reply.json == TOKEN_REPLY | {"id_token": "x"}
+    assert "scope" not in upstream.requests[0].form
+
+
+MALFORMED: list[tuple[str, dict[str, Any], str]] = [
+    ("token", {}, "username is missing"),
+    ("token", {"json": {}}, "username is missing"),
+    ("token", {"json": {"username": "a"}}, "password is missing"),
+    ("token", {"data": {"password": "a"}}, "username is missing"),
+    (
+        "token",
+        {"json": {"username": "", "password": "a"}},
+        "username must be a string that is not empty",
+    ),
+    (
+        "token",
+        {"data": {"username": "a", "password": ""}},
+        "password must be a string that is not empty",
+    ),
+    (
+        "token",
+        {"json": {"username": 1, "password": "a"}},
+        "username must be a string that is not empty",
+    ),
+    ("token", {"json": {"username": None, "password": "a"}}, "username must be"),
+    ("token", {"json": {"username": ["a"], "password": "a"}}, "username must be"),
+    ("token", {"json": ALICE | {"grant_type": None}}, "grant_type must be"),
+    ("token", {"json": ALICE | {"grant_type": ""}}, "grant_type must be"),
+    ("token", {"json": [ALICE]}, "must be a JSON object"),
+    ("token", {"json": "alice"}, "must be a JSON object"),
+    ("token", {"json": {"grant_type": "refresh_token"}}, "refresh_token is missing"),
+    ("token", {"json": {"username": "a\ud800", "password": "b"}}, "username is not valid Unicode"),
+    ("token", {"data": b"{", "content_type": "application/json"}, "not valid JSON"),
+    ("token", {"data": b"\xff", "content_type": "application/json"}, "not valid JSON"),
+    ("token", {"data": b"[" * 60_000, "content_type": "application/json"}, "not valid JSON"),
+    ("token", {"data": b"9" * 60_000, "content_type": "application/json"}, "not valid JSON"),
+    (
+        "token",
+        {"data": b'{"a":1,"a":2}', "content_type": "application/json"},
+        "a is given more than once",
+    ),
+    (
+        "token",
+        {
+            "data": b"username=a&username=b&password=c",
+            "content_type": "application/x-www-form-urlencoded",
+        },
+        "",
+    ),
+    (
+        "token",
+        {"data": b"username=%FF&password=c", "content_type": "application/x-www-form-urlencoded"},
+        "UTF-8",
+    ),
+    (
+        "token",
+        {"data": b"a&" * 200, "content_type": "application/x-www-form-urlencoded"},
+        "not a valid form",
+    ),
+    (
+        "token",
+        {"data": b"username=a&password=b", "content_type": "text/plain"},
+        "send JSON with Content-Type",
+    ),
+    ("token", {"data": b"\x00"}, "send JSON with Content-Type"),
+    ("exchange", {"json": {"rejected_token": 1}}, "rejected_token must be"),
+    ("exchange", {"json": {"rejected_token": ""}}, "rejected_token must be"),
+    ("exchange", {"data": b"nonsense", "content_type": "application/json"}, "not valid JSON"),
+    ("exchange", {"data": b"nonsense"}, "send JSON with Content-Type"),
+    (
+        "exchange",
+        {"data": b"--x\r\nnonsense\r\n--x--", "content_type": "multipart/form-data; boundary=x"},
+        "form",
+    ),
+    ("exchange", {"data": {"file": (io.BytesIO(b"x"), "a.txt")}}, "form"),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "description"), MALFORMED)
+def test_malformed_requests(
+    client: FlaskClient, sandbox: Sandbox, route: str, body: dict[str, Any], description: str
+) -> None:
+    """The caller's mistake is the caller's 400, and bakrypt is not bothered."""
+    assert_error(client.post(f"/auth/{route}/", **body), 400, "invalid_request", description)
+    assert not sandbox.calls
+
+
+@pytest.mark.parametrize(
+    "grant_type", ["client_credentials", "authorization_code", "Password", "\x00"]
+)
+def test_other_grants(client: FlaskClient, grant_type: str) -> None:
+    """A grant that we do not do."""
+    assert_error(
+        client.post("/auth/token/", json={"grant_type": grant_type}), 400, "unsupported_grant_type"
+    )
+
+
+@BOTH_ROUTES
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "FOO"]
+)
+def test_other_methods(client: FlaskClient, path: str, method: str) -> None:
+    """Every method gets our 405, those that Flask has never heard of included."""
+    reply = client.open(path, method=method)
+    assert set(reply.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+    if method == "HEAD":
+        assert reply.status_code == 405
+    else:
+        assert_error(reply, 405, "invalid_request")
+
+
+@BOTH_ROUTES
+def test_a_large_body(client: FlaskClient, path: str) -> None:
+    """64 KiB are plenty for a name and a password."""
+    reply = client.post(path, data=b" " * 70_000, content_type="application/json")
+    assert_error(reply, 413, "invalid_request")
+
+
+def test_a_large_body_of_unknown_length(app: Flask) -> None:
+    """A chunked body is cut off as it comes in."""
+    with serve(app) as url:
+        reply = requests.post(
+            f"{url}/auth/token/",
+            data=iter([b" " * 40_000] * 2),
+            headers={"Content-Type": "application/json"},
+            timeout=5,
+        )
+    assert reply.status_code == 413
+    assert reply.json()["error"] == "invalid_request"
+
+
+def test_a_smaller_limit_of_the_host_stays(sandbox: Sandbox) -> None:
+    """The host's own limit is not raised."""
+    app = create_app({**sandbox.environ, "MAX_CONTENT_LENGTH": 10})
+    assert_error(app.test_client().post("/auth/token/", json=ALICE), 413, "invalid_request")
+
+
+REFUSALS: list[tuple[str, int, Any, tuple[str, ...], int, dict[str, str]]] = [
+    # route, upstream's status, body and headers, and what the caller gets
+    (
+        "token",
+        400,
+        {"error": "invalid_grant", "error_description": "Invalid credentials given."},
+        (),
+        400,
+        {"error": "invalid_grant", "error_description": "Invalid credentials given."},
+    ),
+    ("token", 401, {"error": "invalid_grant"}, (), 401, {"error": "invalid_grant"}),
+    (
+        "token",
+        400,
+        {"error": "invalid_grant", "error_uri": "x"},
+        (),
+        400,
+        {"error": "invalid_grant"},
+    ),
+    (
+        "token",
+        400,
+        {"error": "invalid_grant", "error_description": 7},
+        (),
+        400,
+        {"error": "invalid_grant"},
+    ),
+    (
+        "token",
+        400,
+        {"detail": "Bad."},
+        (),
+        400,
+        {"error": "invalid_request", "error_description": "Bad."},
+    ),
+    (
+        "token",
+        401,
+        {"detail": "No."},
+        (),
+        401,
+        {"error": "invalid_grant", "error_description": "No."},
+    ),
+    (
+        "token",
+        403,
+        {"detail": "No."},
+        (),
+        403,
+        {"error": "access_denied", "error_description": "No."},
+    ),
+    (
+        "token",
+        404,
+        {"detail": "No."},
+        (),
+        404,
+        {"error": "invalid_request", "error_description": "No."},
+    ),
+    ("token", 400, {"username": ["Required."]}, (), 400, {"error": "invalid_request"}),
+    (
+        "token",
+        429,
+        {"detail": "Request was throttled."},
+        ("Retry-After: 7",),
+        429,
+        {"error": "too_many_requests", "error_description": "Request was throttled."},
+    ),
+    ("token", 429, b"<h1>Slow down</h1>", ("Retry-After: 7",), 429, {"error": "too_many_requests"}),
+    (
+        "exchange",
+        429,
+        {"detail": "Slow."},
+        ("Retry-After: 7",),
+        429,
+        {"error": "too_many_requests"},
+    ),
+]
+OUR_FAULTS: list[tuple[str, int, Any]] = [
+    ("exchange", 401, b""),
+    ("exchange", 403, b"<h1>Forbidden</h1>"),
+    ("exchange", 401, {"detail": "Invalid token."}),
+    ("exchange", 403, {"detail": "Invalid token."}),
+    ("token", 401, {"error": "invalid_client"}),
+    ("token", 400, {"error": "unauthorized_client"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "body", "headers", "expected_status", "expected"), REFUSALS
+)
+def test_what_bakrypt_refuses_of_the_callers(
+    upstream: Upstream,
+    route: str,
+    status: int,
+    body: Any,
+    headers: tuple[str, ...],
+    expected_status: int,
+    expected: dict[str, str],
+) -> None:
+    """The caller's fault comes back with bakrypt's own status and words."""
+    upstream.behave = replying(status, body, *headers)
+    reply = create_app(upstream.environ).test_client().post(f"/auth/{route}/", json=ALICE)
+    assert_error(reply, expected_status, expected["error"])
+    assert reply.json is not None
+    assert expected.items() <= reply.json.items()
+    assert reply.headers.get("Retry-After") == ("7" if headers else None)
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "1.5", "", "٣"])
+def test_a_senseless_retry_after_is_dropped(upstream: Upstream, value: str) -> None:
+    """RFC 9110 section 10.2.3: seconds or a date."""
+    upstream.behave = lambda up, connection, received: connection.sendall(
+        f"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\nRetry-After: {value}\r\n\r\n".encode()
+    )
+    reply = create_app(upstream.environ).test_client().post("/auth/token/", json=ALICE)
+    assert_error(reply, 429, "too_many_requests")
+    assert "Retry-After" not in reply.headers
+
+
+@pytest.mark.parametrize(("route", "status", "body"), OUR_FAULTS)
+def test_what_bakrypt_refuses_of_ours(
+    upstream: Upstream, route: str, status: int, body: Any
+) -> None:
+    """A wrong secret of ours is no 401 of the caller's: a page would send its user to sign in again."""
+    upstream.behave = replying(status, body, 'WWW-Authenticate: Bearer error="invalid_client"')
+    reply = create_app(upstream.environ).test_client().post(f"/auth/{route}/", json=ALICE)
+    assert_error(reply, 500, "server_error", "bakrypt refused this server's credentials")
+    assert "WWW-Authenticate" not in reply.headers
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 415])
+def test_an_exchange_that_is_not_understood_is_ours(upstream: Upstream, status: int) -> None:
+    """The caller of an exchange sends nothing that bakrypt could refuse."""
+    upstream.behave = replying(status, {"detail": "Not found."})
+    reply = create_app(upstream.environ).test_client().post("/auth/exchange/")
+    assert_error(reply, 500, "server_error", f"status {status}")
+
+
+@pytest.mark.parametrize(
+    ("route", "setting"),
+    [("exchange", "BAKRYPT_TOKEN"), ("token", "BAKRYPT_CLIENT_ID")],
+    ids=["exchange", "token"],
+)
+def test_missing_credentials_name_the_setting(route: str, setting: str) -> None:
+    """The developer who sees the reply knows what to set."""
+    reply = create_app({}).test_client().post(f"/auth/{route}/", json=ALICE)
+    assert_error(reply, 500, "server_error", setting)
+
+
+def test_wrong_settings_stop_the_registration() -> None:
+    """Not the first request: the start. The error is the same in another tool that is built on click."""
+    with pytest.raises(SettingsError, match="BAKRYPT_TIMEOUT"):
+        create_app({"BAKRYPT_TIMEOUT": "x"})
+    with click.Context(click.Command("celery")), pytest.raises(SettingsError):
+        create_app({"BAKRYPT_TIMEOUT": "x"})
+
+
+def test_settings_come_from_config_then_environment(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read when the blueprint is registered, and not again."""
+    monkeypatch.setenv("BAKRYPT_URL", sandbox.url)
+    monkeypatch.setenv("BAKRYPT_TOKEN", "wrong")
+    app = create_app({"BAKRYPT_TOKEN": sandbox.environ["BAKRYPT_TOKEN"]})
+    app.config["BAKRYPT_TOKEN"] = "changed"
+    monkeypatch.setenv("BAKRYPT_URL", "https://bakrypt.invalid")
+    assert app.test_client().post("/auth/exchange/").status_code == 200
+
+
+def test_two_networks_in_one_app(upstream: Upstream) -> None:
+    """Each blueprint asks its own upstream with its own credentials."""
+    with Upstream() as other:
+        app = Flask("host")
+        for name, source in (("mainnet", upstream), ("testnet", other)):
+            settings = Settings.from_mapping(source.environ | {"BAKRYPT_TOKEN": f"{name}-secret"})
+            blueprint = create_blueprint(name=name, settings=settings, authorize=lambda: True)
+            app.register_blueprint(blueprint, url_prefix=f"/{name}")
+        client = app.test_client()
+        assert client.post("/mainnet/exchange/").status_code == 200
+        assert client.post("/testnet/exchange").status_code == 200
+        assert [r.headers["authorization"] for r in upstream.requests] == ["Token mainnet-secret"]
+        assert [r.headers["authorization"] for r in other.requests] == ["Token testnet-secret"]
+        assert client.post("/auth/exchange/").status_code == 404
+
+
+def test_one_blueprint_in_two_apps(upstream: Upstream) -> None:
+    """The second app does not inherit the first one's settings."""
+    blueprint = create_blueprint(authorize=lambda: True)
+    apps = [Flask("first"), Flask("second")]
+    for app, secret in zip(apps, ("first-secret", "second-secret"), strict=True):
+        app.config.from_mapping(upstream.environ, BAKRYPT_TOKEN=secret)
+        app.register_blueprint(blueprint)
+    for app in apps:
+        app.test_client().post("/auth/exchange/")
+    assert [r.headers["authorization"] for r in upstream.requests] == [
+        "Token first-secret",
+        "Token second-secret",
+    ]
+
+
+@pytest.mark.parametrize("strict_slashes", [True, False])
+def test_nested_under_a_parent(sandbox: Sandbox, strict_slashes: bool) -> None:
+    """Prefixes add up, and the parent's hooks run first."""
+    app = Flask("host")
+    app.config.from_mapping(sandbox.environ)
+    app.url_map.strict_slashes = strict_slashes
+    api = Blueprint("api", __name__, url_prefix="/api")
+    seen: list[str | None] = []
+    api.before_request(lambda: seen.append(request.endpoint))
+    api.register_blueprint(create_blueprint(authorize=lambda: True), url_prefix="/bakrypt")
+    app.register_blueprint(api)
+    client = app.test_client()
+    assert client.post("/api/bakrypt/exchange").status_code == 200
+    assert client.post("/api/bakrypt/token/", json=ALICE).status_code == 200
+    assert_error(client.get("/api/bakrypt/token"), 405, "invalid_request")
+    assert seen == ["api.bakrypt.exchange", "api.bakrypt.token", "api.bakrypt.token"]
+
+
+def test_a_client_of_ones_own(bakrypt: BakryptClient) -> None:
+    """Its settings are the blueprint's."""
+    app = create_app({}, client=bakrypt)
+    assert app.test_client().post("/auth/exchange/").status_code == 200
+
+
+def test_the_rest_of_the_host_app_is_left_alone(app: Flask) -> None:
+    """Its own errors, methods and headers stay as they are."""
+    app.add_url_rule("/hello", view_func=lambda: "hello")
+    client = app.test_client()
+    reply = client.get("/hello")
+    assert reply.data == b"hello"
+    assert "Cache-Control" not in reply.headers
+    assert "Vary" not in reply.headers
+    assert client.post("/hello").content_type == "text/html; charset=utf-8"
+    assert client.get("/auth/nothing").content_type == "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, "invalid_request"),
+        (401, "access_denied"),
+        (403, "access_denied"),
+        (429, "too_many_requests"),
+        (503, "server_error"),
+    ],
+)
+def test_errors_of_the_host_get_the_contracts_body(app: Flask, status: int, error: str) -> None:
+    """A limiter's 429 or a login's 401 reads like ours."""
+    app.before_request(lambda: abort(status))
+    assert_error(app.test_client().post("/auth/exchange/"), status, error)
+
+
+@pytest.mark.parametrize("code", [400, 405, 413, 500, Exception])
+def test_error_pages_of_the_host_are_for_its_own_routes(sandbox: Sandbox, code: Any) -> None:
+    """A page for people is no reply for a script."""
+    app = create_app(sandbox.environ, authorize=lambda: abort(500))
+    app.register_error_handler(code, lambda error: ("<h1>host page</h1>", 500))
+    client = app.test_client()
+    assert_error(client.post("/auth/token/"), 400, "invalid_request")
+    assert_error(client.get("/auth/token/"), 405, "invalid_request")
+    assert_error(client.post("/auth/token/", data=b"x" * 70_000), 413, "invalid_request")
+    assert_error(client.post("/auth/exchange/"), 500, "server_error")
+
+
+def test_a_description_that_is_no_text(app: Flask) -> None:
+    """Translated descriptions are objects, and some extensions pass dicts."""
+    app.before_request(lambda: abort(400, {"field": "wrong"}))
+    assert_error(app.test_client().post("/auth/token/"), 400, "invalid_request", "field")
+
+
+def test_routes_that_the_host_adds_to_the_blueprint(sandbox: Sandbox) -> None:
+    """It is a plain blueprint: its other routes and children are the host's."""
+    blueprint = create_blueprint(authorize=lambda: True)
+    child = Blueprint("child", __name__, url_prefix="/child")
+    blueprint.add_url_rule("/me", view_func=lambda: "me")
+    child.add_url_rule("/", view_func=lambda: "child")
+    blueprint.register_blueprint(child)
+    app = Flask("host")
+    app.config.from_mapping(sandbox.environ)
+    app.register_blueprint(blueprint)
+    client = app.test_client()
+    assert client.get("/auth/me").text == "me"
+    assert client.get("/auth/child/", headers={"Origin": "https://evil.example"}).text == "child"
+    assert client.post("/auth/exchange/").status_code == 200
+
+
+def test_a_reply_of_the_host_stays_a_reply(app: Flask) -> None:
+    """A redirect to a login page is no error of ours."""
+    app.before_request(lambda: abort(redirect("/login")))
+    reply = app.test_client().post("/auth/exchange/")
+    assert reply.status_code == 302
+    assert_in_no_cache(reply)
+
+
+def test_a_fault_in_authorize_is_a_logged_500(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller gets the contract's body and the developer the traceback."""
+    app = create_app(sandbox.environ, authorize=lambda: 1 / 0)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert_error(app.test_client().post("/auth/exchange/"), 500, "server_error")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_form_that_the_host_has_read_already(app: Flask) -> None:
+    """A CSRF check reads the form before the view does."""
+    app.before_request(lambda: request.form.get("csrf_token") and None)
+    client = app.test_client()
+    assert client.post("/auth/token/", data=ALICE).status_code == 200
+    assert_error(
+        client.post("/auth/token/", data=ALICE | {"x": "x" * 70_000}), 413, "invalid_request"
+    )
+
+
+def test_a_multipart_form_that_is_not_utf_8(client: FlaskClient) -> None:
+    """Werkzeug would put another character in the password's place."""
+    body = b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\n\xff\r\n--b--\r\n'
+    reply = client.post("/auth/token/", data=body, content_type="multipart/form-data; boundary=b")
+    assert_error(reply, 400, "invalid_request", "UTF-8")
+
+
+def test_over_a_real_socket(app: Flask) -> None:
+    """What a caller without a library sees."""
+    with serve(app) as url:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}/auth/exchange", method="POST")
+        ) as reply:
+            assert json.load(reply)["token_type"] == "Bearer"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{url}/auth/token", data=b"username=alice&password=wrong")
+        with caught.value:
+            assert caught.value.code == 400
+            assert json.load(caught.value)["error"] == "invalid_grant"
+
+
+def test_the_routes_are_listed_for_tools(app: Flask) -> None:
+    """`flask routes` and the like see what the routes are for."""
+    rules = {rule.endpoint: rule.methods for rule in app.url_map.iter_rules() if rule.methods}
+    assert rules["bakrypt.exchange"] == rules["bakrypt.token"] == {"POST", "OPTIONS"}
+
+
+def test_the_view_may_be_wrapped(app: Flask) -> None:
+    """What a limiter or a login extension does to a view works here too."""
+    view = app.view_functions["bakrypt.token"]
+
+    def wrapped() -> ResponseReturnValue:
+        return Response("wrapped", 418) if request.json == {} else app.ensure_sync(view)()
+
+    app.view_functions["bakrypt.token"] = wrapped
+    client = app.test_client()
+    assert client.post("/auth/token/", json={}).status_code == 418
+    assert client.post("/auth/token/", json=ALICE).status_code == 200
