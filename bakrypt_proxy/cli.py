@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import click
 from flask.cli import ScriptInfo
@@ -14,13 +14,29 @@ from .errors import BakryptError, SettingsError, UpstreamFailedError, UpstreamRe
 from .types import AccessToken
 
 
-def add_commands(
-    group: click.Group, find_account: Callable[[], Account], describe_access: Callable[[], str]
-) -> None:
+class Access(Protocol):
+    """Says who may call."""
+
+    def describe(self) -> str:
+        """Return a sentence for a person."""
+
+
+class Subject(Protocol):
+    """What the commands work with."""
+
+    @property
+    def account(self) -> Account:
+        """The account to get tokens for."""
+
+    @property
+    def access(self) -> Access:
+        """Who may get the account's token."""
+
+
+def add_commands(group: click.Group, find: Callable[[], Subject]) -> None:
     """Add the commands to a group.
 
-    :param find_account: returns the account that the commands work with.
-    :param describe_access: returns a sentence that says who may exchange.
+    :param find: returns what the commands work with, when one of them runs.
     """
     group.help = "Get access tokens from bakrypt, check the settings, run the sandbox."
     group.add_command(_sandbox)
@@ -28,7 +44,7 @@ def add_commands(
     @group.command()
     def check() -> None:
         """Check settings, connection and credentials. The exit code is 1 if anything is wrong."""
-        findings = list(_check(find_account(), describe_access()))
+        findings = list(_check(find()))
         for finding in findings:
             click.echo(f"{finding.subject:<10}{finding.text}")
         if not all(finding.passed for finding in findings):
@@ -37,7 +53,7 @@ def add_commands(
     @group.command()
     def exchange() -> None:
         """Exchange BAKRYPT_TOKEN for an access token and print it as JSON."""
-        _print_token(find_account().client.exchange)
+        _print_token(find().account.client.exchange)
 
     @group.command()
     @click.option("--username", required=True, help="A user of bakrypt.")
@@ -45,7 +61,7 @@ def add_commands(
     def token(username: str, password_stdin: bool) -> None:
         """Get a user's access token and print it as JSON. Asks for the password."""
         password = _read_password(from_stdin=password_stdin)
-        _print_token(lambda: find_account().client.password(username, password))
+        _print_token(lambda: find().account.client.password(username, password))
 
 
 @contextmanager
@@ -133,10 +149,11 @@ class Finding(NamedTuple):
     text: str
 
 
-def _check(account: Account, access: str) -> Iterator[Finding]:
+def _check(subject: Subject) -> Iterator[Finding]:
+    account = subject.account
     settings, client = account.settings, account.client
     yield Finding("settings", True, f"ok: {settings.url}, timeout {settings.timeout:g} s")
-    yield Finding("gate", True, access)
+    yield Finding("gate", True, subject.access.describe())
     yield _redis_finding(account)
     exchange_error = _attempt(client.exchange)
     # No user's password is tried: bakrypt looks at the client before it finds the refresh token wanting.

@@ -39,8 +39,9 @@ class Access:
 
         :raises AccessDeniedError: if a page of another origin calls that is not listed.
         """
-        site = request.environ.get("HTTP_SEC_FETCH_SITE")
-        origin = request.environ.get("HTTP_ORIGIN")
+        environ = request.environ
+        site = environ.get("HTTP_SEC_FETCH_SITE")
+        origin = environ.get("HTTP_ORIGIN")
         if origin is None and site is None:
             return
         if origin != "null" and (

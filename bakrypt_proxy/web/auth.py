@@ -51,11 +51,7 @@ def create_blueprint(
         )
 
     blueprint.record(set_up)
-    add_commands(
-        blueprint.cli,
-        lambda: registration_of(blueprint).account,
-        lambda: registration_of(blueprint).access.describe(),
-    )
+    add_commands(blueprint.cli, lambda: registration_of(blueprint))
     return blueprint
 
 

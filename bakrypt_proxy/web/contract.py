@@ -9,8 +9,9 @@ import logging
 import random
 import re
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Request, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
@@ -18,7 +19,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_excepti
 from ..errors import BakryptError
 from ..telemetry.calls import request_id as upstream_request_id
 from ..types import ErrorResponse
-from .registration import find_registration
+from .registration import current_request, find_registration
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,11 @@ View = Callable[[], Response]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can be part of a log line without harm
 _REQUEST_ID_KEY = "bakrypt_proxy.request_id"  # in the WSGI environ
+_COMMON_HEADERS = [
+    ("Cache-Control", "no-store"),  # RFC 6749 section 5.1, as Pragma
+    ("Pragma", "no-cache"),
+    ("Vary", "Origin"),
+]
 _SAFE_METHODS = {"GET", "HEAD"}  # RFC 9110 section 9.2.1; a link on any page may lead there
 _ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
 
@@ -73,16 +82,16 @@ def _add_other_methods(state: BlueprintSetupState, name: str) -> None:
 
 def _check_request() -> Response | None:
     """Before each view: refuse other methods and pages of other origins, answer a preflight."""
-    registration, rule = find_registration(), request.url_rule
+    current = current_request()
+    registration, rule = find_registration(current), current.url_rule
     if registration is None or rule is None:
         return None  # a route that the host added to the blueprint
-    upstream_request_id.set(_request_id())
+    upstream_request_id.set(_request_id(current.environ))
     if rule.methods is None:
         raise MethodNotAllowed(_allowed_methods(rule.endpoint))
-    method = request.method
-    if method not in _SAFE_METHODS:
-        registration.access.check_origin(request)
-    if method == "OPTIONS":
+    if current.method not in _SAFE_METHODS:
+        registration.access.check_origin(current)
+    if current.method == "OPTIONS":
         return Response(status=204, headers={"Allow": ", ".join(sorted(rule.methods))})
     return None
 
@@ -94,22 +103,22 @@ def _allowed_methods(endpoint: str) -> list[str]:
 
 def _finish_response(response: Response) -> Response:
     """After each view or error: no cache keeps it, and pages of listed origins may read it."""
-    registration = find_registration()
+    current = current_request()
+    registration = find_registration(current)
     if registration is None:
         return response
     upstream_request_id.set(None)  # a later call of this thread does not belong to this request
-    headers = response.headers
-    headers.setdefault("Cache-Control", "no-store")  # RFC 6749 section 5.1
-    headers.setdefault("Pragma", "no-cache")
-    headers["X-Request-ID"] = _request_id()
-    return registration.cors.apply(response, request.environ.get("HTTP_ORIGIN"))
+    if "X-Request-ID" not in response.headers:  # it is not from `json_response`
+        for name, value in _common_headers(current):
+            response.headers.setdefault(name, value)
+    return registration.cors.apply(response, current.environ.get("HTTP_ORIGIN"))
 
 
 def _render_error(error: BakryptError) -> Response:
     """Turn an error of ours into its response; the log gets what the caller does not."""
     if error.status >= 500 or error.detail:
         level = logging.ERROR if error.status >= 500 else logging.WARNING
-        fields = {"route": request.endpoint, "request_id": _request_id()}
+        fields = {"route": request.endpoint, "request_id": _request_id(request.environ)}
         line = " ".join(f"{name}={value}" for name, value in fields.items())
         logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
@@ -139,12 +148,16 @@ def json_response(
     text: str, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response whose body is JSON already."""
-    return Response(text, status, headers, mimetype="application/json")
+    all_headers = [*_common_headers(current_request()), *(headers or {}).items()]
+    return Response(text, status, all_headers, content_type="application/json")
 
 
-def _request_id() -> str:
+def _common_headers(current: Request) -> list[tuple[str, str]]:
+    return [*_COMMON_HEADERS, ("X-Request-ID", _request_id(current.environ))]
+
+
+def _request_id(environ: "WSGIEnvironment") -> str:
     """Return the id that the caller or a proxy gave this request, or a new one."""
-    environ = request.environ
     if _REQUEST_ID_KEY not in environ:
         given = environ.get("HTTP_X_REQUEST_ID")
         valid = given is not None and _REQUEST_ID.fullmatch(given)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 
 from flask import Response
-from flask_cors import cross_origin
 
 _MAX_AGE = 600  # seconds for which a browser keeps the answer to a preflight
 # What flask-cors sets on a response that it has seen. A test compares it with flask-cors's own.
@@ -27,9 +26,10 @@ class Cors:
         :param origin: the request's `Origin` header.
         """
         headers = response.headers
-        for name in [name for name, _ in headers if name.lower().startswith("access-control-")]:
+        for name in [name for name, _ in headers if name[:15].lower() == "access-control-"]:
             del headers[name]
-        response.vary.add("Origin")
+        if headers.get("Vary") != "Origin":
+            response.vary.add("Origin")
         if origin in self._origins:
             return self._add_headers(response)
         skip(response)
@@ -47,6 +47,8 @@ def _headers_by_flask_cors(origins: frozenset[str]) -> Callable[[Response], Resp
     flask-cors takes a string with brackets, as in `http://[::1]:3000`, for a pattern and ignores
     case; each of these patterns matches exactly one origin.
     """
+    from flask_cors import cross_origin  # noqa: PLC0415 - a script that only calls needs none of it
+
     decorate = cross_origin(
         origins=[re.compile(re.escape(origin) + r"\Z") for origin in origins],
         methods=["GET", "POST"],
