@@ -1,4 +1,4 @@
-"""Our own app, for those who have none yet: the blueprint, a page to try it with, the sandbox if it is asked for."""
+"""An app for those who have none yet: the blueprint, a demo page and, on request, the sandbox."""
 
 import logging
 import math
@@ -30,12 +30,16 @@ from bakrypt_proxy.web.metrics import create_metrics
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
-_SANDBOX_LIFETIME = 60  # seconds of a token: short enough to watch a renewal
+_SANDBOX_LIFETIME = 60  # seconds; short enough to watch a renewal
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
 
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
-    """Return the app. What `config` says wins over the environment."""
+    """Return the app.
+
+    :param config: settings and Flask config; they win over the environment.
+    :raises SettingsError: if a setting is wrong.
+    """
     app = Flask(__name__, static_folder=None)
     app.config.from_mapping(config)
     is_sandbox = _setting(app, "BAKRYPT_NETWORK") == "sandbox"
@@ -44,7 +48,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     settings = read_settings(app)
     _set_up_logging(settings)
     if settings.trusted_proxies:
-        # Not the port and the prefix: a proxy that does not set these would hand on the caller's own.
+        # Not x_port and x_prefix: a proxy that does not set them passes on the caller's own.
         fixed = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=1, x_host=1)
         app.wsgi_app = fixed  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
@@ -58,19 +62,19 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 
 def healthz() -> dict[str, str]:
-    """`GET /healthz`: the process answers. Nothing is asked of bakrypt."""
+    """`GET /healthz`: the process answers."""
     return {"status": "ok"}
 
 
 def readyz() -> ResponseReturnValue:
-    """`GET /readyz`: credentials are set, and Redis answers where it is set. Nothing is asked of bakrypt."""
+    """`GET /readyz`: credentials are set, and Redis answers if it is configured."""
     if problems := readiness_problems():
         return {"error": "server_error", "error_description": "; ".join(problems)}, 503
     return {"status": "ok"}
 
 
 def _set_up_logging(settings: Settings) -> None:
-    """Show our log lines, as text or JSON, unless whoever runs this has set up logging."""
+    """Show our log lines, as text or JSON, unless the host has set up logging already."""
     if logging.getLogger().hasHandlers():
         return
     handler = logging.StreamHandler()
@@ -87,7 +91,7 @@ def _set_up_logging(settings: Settings) -> None:
 
 
 def _limit_passwords(app: Flask, settings: Settings) -> None:
-    """Slow down who guesses passwords, by client address; in Redis where there is one, for all processes together."""
+    """Limit password attempts by client address, in Redis if it is configured."""
     limiter = Limiter(_client, app=app, key_prefix="bakrypt_proxy", **_limiter_storage(settings))
     limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
     app.view_functions["bakrypt.token"] = limit(
@@ -95,7 +99,7 @@ def _limit_passwords(app: Flask, settings: Settings) -> None:
     )
 
     @app.after_request
-    def say_when_to_come_again(response: Response) -> Response:
+    def add_retry_after(response: Response) -> Response:
         limit = limiter.current_limit
         if limit is not None and limit.breached:
             response.headers["Retry-After"] = str(max(1, math.floor(limit.reset_at - time.time())))
@@ -115,7 +119,7 @@ def _limiter_storage(settings: Settings) -> dict[str, Any]:
 
 
 def _client() -> str:
-    """Return what attempts are counted by: the caller's address, or its network, which is one's own in IPv6."""
+    """Return the key to count by: the caller's IPv4 address, or its /64 network in IPv6."""
     address = ip_address(request.remote_addr or "127.0.0.1")
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or ip_network((address, 64), strict=False).network_address
@@ -123,7 +127,10 @@ def _client() -> str:
 
 
 def _use_sandbox(app: Flask) -> None:
-    """Start a sandbox in this process, or use the one at `BAKRYPT_URL`; no real credentials go there."""
+    """Start a sandbox in this process, or use the one at `BAKRYPT_URL`.
+
+    It never gets real credentials.
+    """
     ignored = [name for name in (*CREDENTIALS, *_SECRET_FILES) if _setting(app, name)]
     if ignored:
         logger.warning("BAKRYPT_NETWORK is sandbox, so these are not used: %s", ", ".join(ignored))
@@ -134,7 +141,7 @@ def _use_sandbox(app: Flask) -> None:
     app.config.update(CREDENTIALS)
     app.config.update(dict.fromkeys(_SECRET_FILES, ""))
     if _setting(app, "BAKRYPT_EXCHANGE_PUBLIC") is None:
-        # Its tokens open nothing. On a real network this stays closed until somebody opens it.
+        # The sandbox's tokens open nothing. On a real network exchange stays closed by default.
         app.config["BAKRYPT_EXCHANGE_PUBLIC"] = True
 
 

@@ -34,7 +34,7 @@ def network(value: object) -> str:
         return NETWORKS[value]
     if value == "sandbox":
         raise ValueError(
-            "is sandbox, which app.py alone knows: set mainnet or testnet, or BAKRYPT_URL"
+            "is sandbox, which only app.py knows: set mainnet or testnet, or BAKRYPT_URL"
         )
     raise ValueError(f"is {value!r}: set mainnet or testnet")
 
@@ -56,7 +56,7 @@ def url(value: object) -> str:
         or not _is_origin(parts)
     ):
         raise ValueError(
-            "must be an origin alone, such as https://bakrypt.example: no path, no user, no query"
+            "must be only an origin, such as https://bakrypt.example: no path, no user, no query"
         )
     if parts.scheme == "http" and not is_loopback(host):
         raise ValueError("would send secrets in the clear: use https (http is for loopback only)")
@@ -74,7 +74,7 @@ def _is_origin(parts: SplitResult) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
+    """Return whether a host name or an address is of the loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -202,7 +202,7 @@ def _origin(text: str) -> str:
         raise ValueError(f"lists {text!r}: leave {default_port} out, as browsers do")
     if not re.fullmatch(_ORIGIN, text):
         raise ValueError(
-            f"lists {text!r}: write each origin as the browser sends it, such as https://shop.example.com "
-            "(lower case, no path, no slash at the end, no *)"
+            f"lists {text!r}: write each origin as the browser sends it, such as "
+            "https://shop.example.com (lower case, no path, no slash at the end, no *)"
         )
     return text

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import click
 from flask.cli import ScriptInfo
@@ -14,29 +14,11 @@ from .errors import BakryptError, SettingsError, UpstreamFailedError, UpstreamRe
 from .types import AccessToken
 
 
-class Access(Protocol):
-    """Says who may call."""
-
-    def describe(self) -> str:
-        """Return a sentence for a person."""
-
-
-class Subject(Protocol):
-    """What the commands work with."""
-
-    @property
-    def account(self) -> Account:
-        """The account to get tokens for."""
-
-    @property
-    def access(self) -> Access:
-        """Who may get the account's token."""
-
-
-def add_commands(group: click.Group, find: Callable[[], Subject]) -> None:
+def add_commands(group: click.Group, find: Callable[[], tuple[Account, str]]) -> None:
     """Add the commands to a group.
 
-    :param find: returns what the commands work with, when one of them runs.
+    :param find: called when a command runs. Returns the account to work with, and a sentence that
+        says who may exchange.
     """
     group.help = "Get access tokens from bakrypt, check the settings, run the sandbox."
     group.add_command(_sandbox)
@@ -44,7 +26,7 @@ def add_commands(group: click.Group, find: Callable[[], Subject]) -> None:
     @group.command()
     def check() -> None:
         """Check settings, connection and credentials. The exit code is 1 if anything is wrong."""
-        findings = list(_check(find()))
+        findings = list(_check(*find()))
         for finding in findings:
             click.echo(f"{finding.subject:<10}{finding.text}")
         if not all(finding.passed for finding in findings):
@@ -53,7 +35,7 @@ def add_commands(group: click.Group, find: Callable[[], Subject]) -> None:
     @group.command()
     def exchange() -> None:
         """Exchange BAKRYPT_TOKEN for an access token and print it as JSON."""
-        _print_token(find().account.client.exchange)
+        _print_token(find()[0].client.exchange)
 
     @group.command()
     @click.option("--username", required=True, help="A user of bakrypt.")
@@ -61,12 +43,12 @@ def add_commands(group: click.Group, find: Callable[[], Subject]) -> None:
     def token(username: str, password_stdin: bool) -> None:
         """Get a user's access token and print it as JSON. Asks for the password."""
         password = _read_password(from_stdin=password_stdin)
-        _print_token(lambda: find().account.client.password(username, password))
+        _print_token(lambda: find()[0].client.password(username, password))
 
 
 @contextmanager
 def settings_error_explained() -> Iterator[None]:
-    """Under the flask command, make a `SettingsError` a message: the list of problems without a traceback above it."""
+    """Under the `flask` command, turn a `SettingsError` into a message without a traceback."""
     try:
         yield
     except SettingsError as error:
@@ -149,14 +131,13 @@ class Finding(NamedTuple):
     text: str
 
 
-def _check(subject: Subject) -> Iterator[Finding]:
-    account = subject.account
+def _check(account: Account, access: str) -> Iterator[Finding]:
     settings, client = account.settings, account.client
     yield Finding("settings", True, f"ok: {settings.url}, timeout {settings.timeout:g} s")
-    yield Finding("gate", True, subject.access.describe())
+    yield Finding("gate", True, access)
     yield _redis_finding(account)
     exchange_error = _attempt(client.exchange)
-    # No user's password is tried: bakrypt looks at the client before it finds the refresh token wanting.
+    # No user's password is needed: bakrypt checks the client before it refuses the refresh token.
     token_error = _attempt(lambda: client.refresh("flask-bakrypt-check"))
     if isinstance(token_error, UpstreamRefusedError) and token_error.error == "invalid_grant":
         token_error = None

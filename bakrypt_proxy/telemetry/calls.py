@@ -13,17 +13,19 @@ from .signals import notify, upstream_called
 logger = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("bakrypt_request_id", default=None)
-"""The id of the caller's request, which the log lines of its upstream calls carry."""
+"""The id of the caller's request; the log lines of its calls to bakrypt carry it."""
 
 _OUTCOMES = {UpstreamRefusedError: "refused", CredentialsRefusedError: "credentials_refused"}
 
 
 @dataclass
 class UpstreamCall:
-    """One call to bakrypt: no secret, nothing of its body.
+    """One call to bakrypt, without secrets and without its body.
 
-    `outcome` is `success`, `refused`, `credentials_refused` or `failed`; `status` is None where there was no answer;
-    `shared` says that the token is for all callers.
+    :param endpoint: `exchange` or `token`.
+    :param shared: whether the token is for all callers.
+    :param status: bakrypt's HTTP status; None if there was no response.
+    :param outcome: `success`, `refused`, `credentials_refused` or `failed`.
     """
 
     endpoint: str
@@ -37,7 +39,7 @@ class UpstreamCall:
 
 @contextmanager
 def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
-    """Time what is done inside, and report it when it is over."""
+    """Measure a call and report it, by a log line and a signal, when it is over."""
     started = time.perf_counter()
     try:
         yield call
@@ -55,5 +57,5 @@ def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
 
 
 def outcome_of(error: BakryptError) -> str:
-    """Return the word for an error that a call to bakrypt ended with."""
+    """Return the outcome for an error that a call to bakrypt ended with."""
     return _OUTCOMES.get(type(error), "failed")

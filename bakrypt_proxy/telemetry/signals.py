@@ -20,11 +20,11 @@ shared_token_renewed = _signals.signal(
 )
 
 
-def notify(signal: NamedSignal, **what: Any) -> None:
-    """Send a signal. A receiver that fails is logged: it must not cost a caller the token that bakrypt gave."""
+def notify(signal: NamedSignal, **arguments: Any) -> None:
+    """Send a signal. A receiver that fails is logged and costs no caller the token."""
     if not signal.receivers:
         return
     try:
-        signal.send(**what)
+        signal.send(**arguments)
     except Exception:
         logger.exception("a receiver of %s failed", signal.name)

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from ..account import Account
 from ..cli import add_commands
 from ..errors import InvalidRequestError
 from ..settings import Settings
@@ -51,7 +52,12 @@ def create_blueprint(
         )
 
     blueprint.record(set_up)
-    add_commands(blueprint.cli, lambda: registration_of(blueprint))
+
+    def find_account() -> tuple[Account, str]:
+        registration = registration_of(blueprint)
+        return registration.account, registration.access.describe()
+
+    add_commands(blueprint.cli, find_account)
     return blueprint
 
 

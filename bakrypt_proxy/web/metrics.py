@@ -15,19 +15,20 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ..cli import settings_error_explained
 from ..errors import SettingsError
 from ..telemetry import UpstreamCall, shared_token_renewed, shared_token_served, upstream_called
 
-CALLS = Counter("bakrypt_upstream_calls", "Calls to bakrypt.", ["endpoint", "network", "outcome"])
-DURATION = Histogram(
+_CALLS = Counter("bakrypt_upstream_calls", "Calls to bakrypt.", ["endpoint", "network", "outcome"])
+_DURATION = Histogram(
     "bakrypt_upstream_call_duration_seconds", "How long they took.", ["endpoint", "network"]
 )
-HITS = Counter(
+_HITS = Counter(
     "bakrypt_shared_token_hits",
-    "Callers who got the shared token without a call for them.",
+    "Callers who got the shared token without a call of their own.",
     ["network"],
 )
-RENEWALS = Counter(
+_RENEWALS = Counter(
     "bakrypt_shared_token_renewals", "Renewals of the shared token.", ["network", "outcome"]
 )
 
@@ -35,14 +36,17 @@ RENEWALS = Counter(
 def create_metrics() -> Blueprint:
     """Return a blueprint with `GET /metrics`.
 
-    Several worker processes are added up where `PROMETHEUS_MULTIPROC_DIR` names a directory for them to share.
-    Raises `SettingsError` if it is none.
+    Several worker processes are added up if `PROMETHEUS_MULTIPROC_DIR` names a directory that they
+    share.
+
+    :raises SettingsError: if it does not name a directory.
     """
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if directory is not None and not Path(directory).is_dir():
-        raise SettingsError(
-            "PROMETHEUS_MULTIPROC_DIR is not a directory: make it, for all workers to share"
-        )
+        with settings_error_explained():
+            raise SettingsError(
+                "PROMETHEUS_MULTIPROC_DIR is not a directory: make it, for all workers to share"
+            )
     upstream_called.connect(_count_call)
     shared_token_served.connect(_count_hit)
     shared_token_renewed.connect(_count_renewal)
@@ -61,13 +65,13 @@ def metrics() -> Response:
 
 
 def _count_call(_: object, call: UpstreamCall) -> None:
-    CALLS.labels(call.endpoint, call.network, call.outcome).inc()
-    DURATION.labels(call.endpoint, call.network).observe(call.milliseconds / 1000)
+    _CALLS.labels(call.endpoint, call.network, call.outcome).inc()
+    _DURATION.labels(call.endpoint, call.network).observe(call.milliseconds / 1000)
 
 
 def _count_hit(_: object, network: str) -> None:
-    HITS.labels(network).inc()
+    _HITS.labels(network).inc()
 
 
 def _count_renewal(_: object, network: str, outcome: str) -> None:
-    RENEWALS.labels(network, outcome).inc()
+    _RENEWALS.labels(network, outcome).inc()

@@ -1,4 +1,4 @@
-"""The parameters of a request, from JSON or from a form, checked before anything is done with them."""
+"""The parameters of a request, read from JSON or from a form and checked."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,10 @@ _MAX_PARAMETERS = 100
 
 
 class Parameters:
-    """The members of a JSON object or the fields of a form; none stands twice (RFC 6749 section 3.2)."""
+    """The members of a JSON object or the fields of a form.
+
+    :raises InvalidRequestError: if a name is given twice (RFC 6749 section 3.2).
+    """
 
     def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
         self._values: dict[str, object] = {}
@@ -26,7 +29,10 @@ class Parameters:
             self._values[name] = value
 
     def get(self, name: str) -> str | None:
-        """Return a parameter's text, or None where it is left out. Empty or not a string is an error."""
+        """Return a parameter's text, or None if it is left out.
+
+        :raises InvalidRequestError: if it is empty or not a string.
+        """
         if name not in self._values:
             return None
         value = self._values[name]
@@ -35,7 +41,10 @@ class Parameters:
         return value
 
     def require(self, name: str) -> str:
-        """Return a parameter's text; it is an error to leave it out."""
+        """Return a parameter's text.
+
+        :raises InvalidRequestError: if it is left out, empty or not a string.
+        """
         value = self.get(name)
         if value is None:
             raise InvalidRequestError(f"{name} is missing")
@@ -43,15 +52,15 @@ class Parameters:
 
 
 _NONE = Parameters(())
-_JSON = json.JSONDecoder(
-    object_pairs_hook=Parameters
-)  # each object's pairs, so that a member that stands twice is seen
+# Parameters sees the pairs of each object, and so a member that is given twice.
+_JSON = json.JSONDecoder(object_pairs_hook=Parameters)
 
 
 def read_parameters(request: Request) -> Parameters:
-    """Read the body of a request of up to 64 KiB. An empty one has no parameters, whatever type it claims.
+    """Read the body of a request. An empty body has no parameters, whatever its content type.
 
-    Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
+    :raises InvalidRequestError: if the body is neither a JSON object nor a form.
+    :raises RequestEntityTooLarge: if the body is larger than 64 KiB or the app's own limit.
     """
     if _is_empty(request):
         return _NONE
@@ -60,7 +69,7 @@ def read_parameters(request: Request) -> Parameters:
         return _read_json(body)
     if body and request.mimetype == "application/x-www-form-urlencoded":
         return _read_form(body)
-    # A host's CSRF check may have read the form already, and then no body is left.
+    # The host's CSRF check may have read the form already; then no body is left.
     form = list(request.form.items(multi=True))
     if not body and not form:
         return _NONE
@@ -70,7 +79,10 @@ def read_parameters(request: Request) -> Parameters:
 
 
 def _is_empty(request: Request) -> bool:
-    """Whether the headers say that there is no body, as in HTTP/1 they do (RFC 9112 section 6.3)."""
+    """Return whether the headers of an HTTP/1 request say that there is no body.
+
+    RFC 9112 section 6.3.
+    """
     environ = request.environ
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return False
@@ -80,14 +92,11 @@ def _is_empty(request: Request) -> bool:
 
 
 def _read_body(request: Request) -> bytes:
-    limit = (
-        MAX_BODY
-        if request.max_content_length is None
-        else min(request.max_content_length, MAX_BODY)
-    )
+    host_limit = request.max_content_length
+    limit = MAX_BODY if host_limit is None else min(host_limit, MAX_BODY)
     if (request.content_length or 0) > limit:
         raise RequestEntityTooLarge
-    # One more than allowed: werkzeug cuts a chunked body off at its limit without a word.
+    # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
     request.max_content_length = limit + 1
     body = request.get_data()
     if len(body) > limit:
@@ -117,7 +126,10 @@ def _read_form(body: bytes) -> Parameters:
 
 
 def _check_form(form: list[tuple[str, str]]) -> Parameters:
-    """Take a form that werkzeug has read: it drops what it cannot read, and puts U+FFFD for what is not UTF-8."""
+    """Check a form that werkzeug has read.
+
+    It drops what it cannot read and replaces bytes that are not UTF-8 by U+FFFD.
+    """
     if not form or any("\N{REPLACEMENT CHARACTER}" in value for _, value in form):
         raise InvalidRequestError("the body is not a valid form in UTF-8")
     return Parameters(form)
