@@ -16,6 +16,7 @@ class Account:
 
     def __init__(self, settings: Settings, client: BakryptClient | None = None) -> None:
         self.settings = settings
+        self._given_client = client
         self.client = BakryptClient(settings) if client is None else client
         own = self.client.settings
         self.shared_token = SharedToken(
@@ -27,7 +28,7 @@ class Account:
 
     def serves(self, settings: Settings, client: BakryptClient | None) -> bool:
         """Return whether a blueprint with these settings and this client can use this account."""
-        if client is not None and client is not self.client:
+        if client is not self._given_client:
             return False
         return all(getattr(settings, name) == getattr(self.settings, name) for name in _IDENTITY)
 

@@ -316,3 +316,12 @@ def test_token_needs_no_authorization(sandbox: Sandbox) -> None:
     app = create_app(sandbox.environ, authorize=lambda: False)
     grant = {"username": "alice", "password": "alice-password"}
     assert app.test_client().post("/auth/token/", data=grant).status_code == 200
+
+
+def test_the_mark_of_flask_cors_is_still_its_own() -> None:
+    """The app's own flask-cors leaves a response alone that has this mark."""
+    from flask_cors.core import FLASK_CORS_EVALUATED  # noqa: PLC0415
+
+    from bakrypt_proxy.web.cors import EVALUATED  # noqa: PLC0415
+
+    assert EVALUATED == FLASK_CORS_EVALUATED
