@@ -21,6 +21,7 @@ _BOOLEANS = {
 }
 _CREDENTIAL = r"[\x21-\x7e]+"
 _HOST = r"[a-z0-9._-]+|[0-9a-f:.]+"
+_HOST_NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
 _ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _RATE = r"[1-9]\d* *(per|/) *(\d+ *)?(second|minute|hour|day)s?"
@@ -186,13 +187,32 @@ def log_format(value: object) -> str:
     return str(value)
 
 
-def origins(value: object) -> frozenset[str]:
-    """Return exact origins."""
+def hosts(value: object) -> frozenset[str]:
+    """Return host names in lower case."""
+    names = [item.lower() for item in _items(value, "host names")]
+    for name in names:
+        if not re.fullmatch(_HOST_NAME, name):
+            raise ValueError(
+                f"lists {name!r}: write each host name as it stands in the address, such as "
+                "shop.example.com (no scheme, no port, no path, no *)"
+            )
+    return frozenset(names)
+
+
+def _items(value: object, what: str) -> list[str]:
+    """Return the items of a text with commas, or of a list."""
     if isinstance(value, str):
         value = value.split(",")
     if not isinstance(value, Iterable):
-        raise ValueError(f"is {value!r}: set exact origins, separated by commas")  # noqa: TRY004 - as above
-    return frozenset(_origin(text) for item in value if (text := _text(item)))
+        raise ValueError(  # noqa: TRY004 - as above
+            f"is {value!r}: set {what}, separated by commas"
+        )
+    return [text for item in value if (text := _text(item))]
+
+
+def origins(value: object) -> frozenset[str]:
+    """Return exact origins."""
+    return frozenset(_origin(text) for text in _items(value, "exact origins"))
 
 
 def _origin(text: str) -> str:

@@ -40,6 +40,7 @@ class Settings:
     client_secret: str | None = _row("BAKRYPT_CLIENT_SECRET", None, parse.credential, secret=True)
     exchange_public: bool = _row("BAKRYPT_EXCHANGE_PUBLIC", False, parse.boolean)
     allowed_origins: frozenset[str] = _row("BAKRYPT_ALLOWED_ORIGINS", frozenset(), parse.origins)
+    trusted_hosts: frozenset[str] = _row("BAKRYPT_TRUSTED_HOSTS", frozenset(), parse.hosts)
     timeout: float = _row("BAKRYPT_TIMEOUT", 10.0, parse.seconds)
     share_token: bool = _row("BAKRYPT_SHARE_TOKEN", True, parse.boolean)
     redis_url: str | None = _row("BAKRYPT_REDIS_URL", None, parse.redis_url, secret=True)

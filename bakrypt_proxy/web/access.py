@@ -1,15 +1,16 @@
 """Who may call: the check of the calling page's origin, and the app's `authorize`."""
 
 from collections.abc import Callable
-from inspect import isawaitable, iscoroutinefunction
+from inspect import iscoroutinefunction
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from flask import Request
-from werkzeug.wrappers import Response as BaseResponse
 
 from ..errors import AccessDeniedError
 from ..settings import Settings
 
-Authorize = Callable[[], bool]
+Authorize = Callable[[], bool | None]
 
 
 class Access:
@@ -28,6 +29,7 @@ class Access:
             )
         self._allowed_origins = settings.allowed_origins
         self._public = settings.exchange_public
+        self._trusted_hosts = settings.trusted_hosts
         self._authorize = authorize
 
     def check_origin(self, request: Request) -> None:
@@ -55,17 +57,33 @@ class Access:
             detail=f"Origin {origin!r}, Sec-Fetch-Site {site!r}",
         )
 
-    def check_exchange(self) -> None:
+    def check_exchange(self, request: Request) -> None:
         """Refuse callers whom the app does not let in. If there is an `authorize`, it decides.
 
         :raises AccessDeniedError: if the caller is not let in.
-        :raises TypeError: if `authorize` returns what a view would return.
+        :raises TypeError: if `authorize` returns anything but true, false or None.
         """
-        if self._authorize is None:
-            if not self._public:
-                raise AccessDeniedError(self.describe())
-        elif not _decide(self._authorize):
-            raise AccessDeniedError("you are not allowed to get an access token here")
+        if self._authorize is not None:
+            if not _decide(self._authorize):
+                raise AccessDeniedError("you are not allowed to get an access token here")
+        elif not self._public:
+            raise AccessDeniedError(self.describe())
+        else:
+            self._check_host(request)
+
+    def _check_host(self, request: Request) -> None:
+        """Believe our own origin only under a known host name.
+
+        A page of another site whose name is pointed at this server (DNS rebinding) has our origin.
+        """
+        if not _is_own_page(request, self._allowed_origins):
+            return
+        for host in _hosts(request):
+            if not _is_address(host) and host not in {"localhost", *self._trusted_hosts}:
+                raise AccessDeniedError(
+                    "pages under this host name may not call: list it in BAKRYPT_TRUSTED_HOSTS",
+                    detail=f"Host {host!r}",
+                )
 
     def describe(self) -> str:
         """Return a sentence that says who may exchange."""
@@ -80,10 +98,39 @@ class Access:
 
 
 def _decide(authorize: Authorize) -> bool:
-    """Call the app's function. A redirect to a login page is true in Python, and no answer."""
+    """Call the app's function. A redirect, a generator or a mock is true in Python: no answer."""
     answer = authorize()
-    if answer is True:
-        return True
-    if isinstance(answer, (BaseResponse, tuple)) or isawaitable(answer):
-        raise TypeError(f"authorize must return true or false, not {type(answer).__name__}")
-    return bool(answer)
+    if answer is None or isinstance(answer, bool):
+        return bool(answer)
+    raise TypeError(f"authorize must return true, false or None, not {type(answer).__name__}")
+
+
+def _is_own_page(request: Request, listed: frozenset[str]) -> bool:
+    """Return whether a browser sent a request that passed `check_origin` as our own page's."""
+    origin = request.environ.get("HTTP_ORIGIN")
+    is_browser = origin is not None or "HTTP_SEC_FETCH_SITE" in request.environ
+    return is_browser and origin not in listed
+
+
+def _hosts(request: Request) -> set[str]:
+    """Return the host names of a request, without ports: its own, and the one before `ProxyFix`.
+
+    If a proxy does not set X-Forwarded-Host, the page can choose it.
+    """
+    original = request.environ.get("werkzeug.proxy_fix.orig", {}).get("HTTP_HOST", request.host)
+    return {_name(request.host), _name(original)}
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets without an IPv6 address
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..upstream.client import BakryptClient
 from .access import Authorize
 from .contract import View, add_route, endpoint_of, json_response, keep_contract
-from .parameters import read_parameters
+from .parameters import keep_form, read_parameters
 from .registration import current_registration, register, registration_of
 
 _PACKAGE = "bakrypt_proxy"
@@ -52,6 +52,8 @@ def create_blueprint(
         )
 
     blueprint.record(set_up)
+    # Before the app's own hooks, which may read the form.
+    blueprint.url_value_preprocessor(lambda _endpoint, _arguments: keep_form(request))
 
     def find_account() -> tuple[Account, str]:
         registration = registration_of(blueprint)
@@ -64,7 +66,7 @@ def create_blueprint(
 def exchange() -> Response:
     """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
     registration = current_registration()
-    registration.access.check_exchange()
+    registration.access.check_exchange(request)
     rejected_token = read_parameters(request).get("rejected_token")
     account = registration.account
     if registration.settings.share_token:

@@ -63,6 +63,7 @@ def add_route(blueprint: Blueprint, rule: str, view: View, method: str) -> None:
         view,
         methods=[method, "OPTIONS"],
         strict_slashes=False,
+        merge_slashes=False,
         provide_automatic_options=False,
     )
     blueprint.record(lambda state: _add_other_methods(state, endpoint))
@@ -76,6 +77,7 @@ def endpoint_of(state: BlueprintSetupState, name: str) -> str:
 def _add_other_methods(state: BlueprintSetupState, name: str) -> None:
     for rule in list(state.app.url_map.iter_rules(endpoint_of(state, name))):
         second = rule.empty()
+        second.merge_slashes = rule.merge_slashes  # which `empty` forgets
         second.methods = None  # every method; Flask's add_url_rule has no word for it
         state.app.url_map.add(second)
 

@@ -11,39 +11,50 @@ from ..errors import InvalidRequestError
 
 MAX_BODY = 64 * 1024
 _MAX_PARAMETERS = 100
+_KNOWN = {"grant_type", "username", "password", "refresh_token", "scope", "rejected_token"}
+_FORM = "application/x-www-form-urlencoded"
+_HOW_TO_SEND = (
+    f"send JSON with Content-Type: application/json, or a form with Content-Type: {_FORM}"
+)
 
 
 class Parameters:
-    """The members of a JSON object or the fields of a form.
+    """The members of a JSON object or the fields of a form that we know.
 
-    :raises InvalidRequestError: if a name is given twice (RFC 6749 section 3.2).
+    Unknown ones are ignored, also if they are given twice, as RFC 8707 does with `resource`.
+
+    :raises InvalidRequestError: if a known one is given twice (RFC 6749 section 3.2).
     """
 
     def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
         self._values: dict[str, object] = {}
         for name, value in pairs:
             if name in self._values:
-                raise InvalidRequestError(
-                    f"{name} is given more than once" if name.isprintable() else "a duplicate"
-                )
-            self._values[name] = value
+                raise InvalidRequestError(f"{name} is given more than once")
+            if name in _KNOWN:
+                self._values[name] = value
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
 
     def get(self, name: str) -> str | None:
-        """Return a parameter's text, or None if it is left out.
+        """Return a parameter's text, or None if it is left out, empty or null.
 
-        :raises InvalidRequestError: if it is empty or not a string.
+        RFC 6749 section 3.2: an empty parameter counts as left out.
+
+        :raises InvalidRequestError: if it is not a string.
         """
-        if name not in self._values:
+        value = self._values.get(name)
+        if value is None or value == "":
             return None
-        value = self._values[name]
-        if not isinstance(value, str) or not value:
-            raise InvalidRequestError(f"{name} must be a string that is not empty")
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"{name} must be a string")
         return value
 
     def require(self, name: str) -> str:
         """Return a parameter's text.
 
-        :raises InvalidRequestError: if it is left out, empty or not a string.
+        :raises InvalidRequestError: if it is left out, empty, null or not a string.
         """
         value = self.get(name)
         if value is None:
@@ -65,17 +76,28 @@ def read_parameters(request: Request) -> Parameters:
     if _is_empty(request):
         return _NONE
     body = _read_body(request)
-    if body and request.is_json:
+    if body and (request.is_json or request.mimetype == "text/json"):
         return _read_json(body)
-    if body and request.mimetype == "application/x-www-form-urlencoded":
+    if body and request.mimetype == _FORM:
         return _read_form(body)
-    # The host's CSRF check may have read the form already; then no body is left.
+    # The host may have read a multipart form, or one of unknown length; then no body is left.
     form = list(request.form.items(multi=True))
     if not body and not form:
         return _NONE
     if form or request.mimetype == "multipart/form-data":
         return _check_form(form)
-    raise InvalidRequestError("send JSON with Content-Type: application/json, or a form")
+    raise InvalidRequestError(_HOW_TO_SEND)
+
+
+def keep_form(request: Request) -> None:
+    """Keep a form's bytes, so that they can be read after the host's CSRF check has read the form.
+
+    From the form alone, werkzeug's replacement for bytes that are not UTF-8 cannot be told from
+    what the caller wrote.
+    """
+    length = request.content_length
+    if length is not None and length <= MAX_BODY and request.mimetype == _FORM:
+        request.get_data()
 
 
 def _is_empty(request: Request) -> bool:
@@ -106,10 +128,12 @@ def _read_body(request: Request) -> bytes:
 
 def _read_json(body: bytes) -> Parameters:
     try:
-        parameters = _JSON.decode(body.decode())
+        parameters = _JSON.decode(body.decode("utf-8-sig"))  # some clients send a BOM
     except (ValueError, RecursionError):
         # Not `from error`: a JSONDecodeError carries the whole body, passwords included.
         raise InvalidRequestError("the body is not valid JSON") from None
+    if parameters is None:  # JSON's null: some clients send it for "no body"
+        return _NONE
     if not isinstance(parameters, Parameters):
         raise InvalidRequestError("the body must be a JSON object")
     return parameters
@@ -122,7 +146,10 @@ def _read_form(body: bytes) -> Parameters:
         )
     except ValueError:
         raise InvalidRequestError("the body is not a valid form in UTF-8") from None
-    return Parameters(pairs)
+    parameters = Parameters(pairs)
+    if not parameters and body.lstrip().startswith((b"{", b"[")):
+        raise InvalidRequestError("the body looks like JSON: " + _HOW_TO_SEND)
+    return parameters
 
 
 def _check_form(form: list[tuple[str, str]]) -> Parameters:

@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from typing import Any
+from urllib.parse import unquote
 
 import click
 import pytest
@@ -112,25 +113,20 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("token", {"json": {}}, "username is missing"),
     ("token", {"json": {"username": "a"}}, "password is missing"),
     ("token", {"data": {"password": "a"}}, "username is missing"),
+    ("token", {"json": {"username": "", "password": "a"}}, "username is missing"),
+    ("token", {"data": {"username": "a", "password": ""}}, "password is missing"),
+    ("token", {"json": {"username": 1, "password": "a"}}, "username must be a string"),
+    ("token", {"json": {"username": None, "password": "a"}}, "username is missing"),
+    ("token", {"json": None}, "username is missing"),
     (
         "token",
-        {"json": {"username": "", "password": "a"}},
-        "username must be a string that is not empty",
+        {"json": {"grant_type": "refresh_token", "refresh_token": None}},
+        "refresh_token is missing",
     ),
-    (
-        "token",
-        {"data": {"username": "a", "password": ""}},
-        "password must be a string that is not empty",
-    ),
-    (
-        "token",
-        {"json": {"username": 1, "password": "a"}},
-        "username must be a string that is not empty",
-    ),
-    ("token", {"json": {"username": None, "password": "a"}}, "username must be"),
+    ("token", {"json": ALICE | {"scope": ["read"]}}, "scope must be"),
     ("token", {"json": {"username": ["a"], "password": "a"}}, "username must be"),
-    ("token", {"json": ALICE | {"grant_type": None}}, "grant_type must be"),
-    ("token", {"json": ALICE | {"grant_type": ""}}, "grant_type must be"),
+    ("token", {"json": ALICE | {"grant_type": False}}, "grant_type must be"),
+    ("token", {"json": ALICE | {"grant_type": []}}, "grant_type must be"),
     ("token", {"json": [ALICE]}, "must be a JSON object"),
     ("token", {"json": "alice"}, "must be a JSON object"),
     ("token", {"json": {"grant_type": "refresh_token"}}, "refresh_token is missing"),
@@ -141,8 +137,8 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("token", {"data": b"9" * 60_000, "content_type": "application/json"}, "not valid JSON"),
     (
         "token",
-        {"data": b'{"a":1,"a":2}', "content_type": "application/json"},
-        "a is given more than once",
+        {"data": b'{"username":"a","username":"a"}', "content_type": "application/json"},
+        "username is given more than once",
     ),
     (
         "token",
@@ -169,7 +165,15 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("token", {"data": b"\x00"}, "send JSON with Content-Type"),
     ("exchange", {"json": {"rejected_token": 1}}, "rejected_token must be"),
-    ("exchange", {"json": {"rejected_token": ""}}, "rejected_token must be"),
+    ("exchange", {"json": {"rejected_token": {}}}, "rejected_token must be"),
+    (
+        "token",
+        {
+            "data": b' {"username": "a", "password": "b"}',
+            "content_type": "application/x-www-form-urlencoded",
+        },
+        "looks like JSON: send JSON with Content-Type: application/json",
+    ),
     ("exchange", {"data": b"nonsense", "content_type": "application/json"}, "not valid JSON"),
     ("exchange", {"data": b"nonsense"}, "send JSON with Content-Type"),
     (
@@ -188,6 +192,78 @@ def test_malformed_requests(
     """The caller's mistake is the caller's 400, and bakrypt is not bothered."""
     assert_error(client.post(f"/auth/{route}/", **body), 400, "invalid_request", description)
     assert not sandbox.calls
+
+
+LEFT_OUT: list[tuple[str, dict[str, Any]]] = [
+    ("exchange", {"json": {"rejected_token": None}}),
+    ("exchange", {"json": {"rejected_token": ""}}),
+    ("exchange", {"data": b"null", "content_type": "application/json"}),
+    ("exchange", {"data": b" null\n", "content_type": "application/json"}),
+    ("exchange", {"data": {"rejected_token": ""}}),
+    ("token", {"json": ALICE | {"grant_type": None}}),
+    ("token", {"json": ALICE | {"grant_type": ""}}),
+    ("token", {"data": ALICE | {"grant_type": ""}}),
+    ("token", {"json": ALICE | {"refresh_token": None, "scope": None, "rejected_token": None}}),
+    ("token", {"data": ALICE | {"scope": ""}}),
+]
+
+
+@pytest.mark.parametrize(("route", "body"), LEFT_OUT)
+def test_what_is_empty_or_null_is_left_out(
+    client: FlaskClient, route: str, body: dict[str, Any]
+) -> None:
+    """RFC 6749 section 3.2; pydantic, the JDK and others send it for "not given"."""
+    assert client.post(f"/auth/{route}/", **body).status_code == 200
+
+
+FORM = "application/x-www-form-urlencoded"
+SOUND: list[tuple[bytes, str]] = [
+    (b"username=alice&password=alice-password&resource=a&resource=b", FORM),
+    (b'{"username":"alice","password":"alice-password","x":1,"x":2}', "application/json"),
+    (b'\xef\xbb\xbf{"username":"alice","password":"alice-password"}', "application/json"),
+    (b'{"username":"alice","password":"alice-password"}', "text/json"),
+    (b'{"username":"alice","password":"alice-password"}', "application/vnd.x+json; charset=x"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind"), SOUND)
+def test_unusual_but_sound_requests(client: FlaskClient, body: bytes, kind: str) -> None:
+    """Unknown members may be given twice (RFC 8707), a BOM is skipped."""
+    assert client.post("/auth/token/", data=body, content_type=kind).status_code == 200
+
+
+@pytest.mark.parametrize("password", [b"%25FF", b"%25", b"%25E4%25", b"a%25b"])
+@pytest.mark.parametrize("host_reads", [True, False])
+def test_a_percent_sign_in_a_password(
+    upstream: Upstream, password: bytes, host_reads: bool
+) -> None:
+    """It arrives as the caller wrote it, also where the host has read the form before."""
+    app = create_app(upstream.environ)
+    if host_reads:
+        app.before_request(lambda: request.form.get("csrf_token") and None)
+    body = b"username=alice&password=" + password
+    app.test_client().post("/auth/token/", data=body, content_type=FORM)
+    assert upstream.requests[0].form["password"] == [unquote(password.decode())]
+
+
+@pytest.mark.parametrize("bad", [b"%FF", b"%E4", b"%C3", b"\xff"])
+def test_a_form_that_is_not_utf_8_where_the_host_has_read_it(
+    upstream: Upstream, bad: bytes
+) -> None:
+    """400, as without the host."""
+    app = create_app(upstream.environ)
+    app.before_request(lambda: request.form.get("csrf_token") and None)
+    body = b"password=a&username=" + bad
+    reply = app.test_client().post("/auth/token/", data=body, content_type=FORM)
+    assert_error(reply, 400, "invalid_request", "UTF-8")
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize("path", ["/auth//exchange/", "/auth//exchange", "//auth/exchange/"])
+@pytest.mark.parametrize("method", ["OPTIONS", "POST"])
+def test_two_slashes_are_another_path(client: FlaskClient, path: str, method: str) -> None:
+    """404 and no redirect, on which a browser's preflight would die."""
+    assert client.open(path, method=method, base_url="http://localhost").status_code == 404
 
 
 @pytest.mark.parametrize(
