@@ -9,10 +9,10 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, make_response, request
 from flask.typing import ResponseReturnValue
-from flask_limiter import Limiter
-from werkzeug.exceptions import HTTPException
+from flask_limiter import Limiter, RequestLimit
+from werkzeug.exceptions import HTTPException, TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bakrypt_proxy import (
@@ -92,18 +92,22 @@ def _set_up_logging(settings: Settings) -> None:
 
 def _limit_passwords(app: Flask, settings: Settings) -> None:
     """Limit password attempts by client address, in Redis if it is configured."""
-    limiter = Limiter(_client, app=app, key_prefix="bakrypt_proxy", **_limiter_storage(settings))
+    limiter = Limiter(
+        _client,
+        app=app,
+        key_prefix="bakrypt_proxy",
+        on_breach=_refuse_attempt,
+        **_limiter_storage(settings),
+    )
     limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
     app.view_functions["bakrypt.token"] = limit(
         app.ensure_sync(app.view_functions["bakrypt.token"])
     )
 
-    @app.after_request
-    def add_retry_after(response: Response) -> Response:
-        limit = limiter.current_limit
-        if limit is not None and limit.breached:
-            response.headers["Retry-After"] = str(max(1, math.floor(limit.reset_at - time.time())))
-        return response
+
+def _refuse_attempt(limit: RequestLimit) -> Response:
+    seconds = max(1, math.floor(limit.reset_at - time.time()))
+    return make_response(render_http_error(TooManyRequests(retry_after=seconds)))
 
 
 def _limiter_storage(settings: Settings) -> dict[str, Any]:
@@ -119,11 +123,24 @@ def _limiter_storage(settings: Settings) -> dict[str, Any]:
 
 
 def _client() -> str:
-    """Return the key to count by: the caller's IPv4 address, or its /64 network in IPv6."""
-    address = ip_address(request.remote_addr or "127.0.0.1")
+    """Return the key to count by: the caller's IPv4 address, or its /64 network in IPv6.
+
+    A proxy may add the port, or write `unknown` (RFC 7239); a unix socket has no address.
+    """
+    text = request.remote_addr or "unknown"
+    try:
+        address = ip_address(_without_port(text))
+    except ValueError:
+        return text
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or ip_network((address, 64), strict=False).network_address
     return str(address)
+
+
+def _without_port(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def _use_sandbox(app: Flask) -> None:

@@ -98,13 +98,15 @@ def credential(value: object) -> str:
         raise ValueError(
             "holds a space, a line break or a character outside ASCII: paste only the secret"
         )
+    if text[0] == text[-1] and text[0] in "'\"`":
+        raise ValueError("is in quotes: remove them (docker keeps the quotes of an env file)")
     return text
 
 
 def file_content(value: object) -> str:
     """Return the content of the file that a setting names."""
     try:
-        text = Path(_text(value)).read_text("utf-8")
+        text = Path(_text(value)).read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("names a file that is not text: put only the secret in it") from None
     except OSError as error:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import click
 from flask.cli import ScriptInfo
@@ -13,12 +13,24 @@ from .account import Account
 from .errors import BakryptError, SettingsError, UpstreamFailedError, UpstreamRefusedError
 from .types import AccessToken
 
+State = Literal["ok", "off", "FAILED"]
 
-def add_commands(group: click.Group, find: Callable[[], tuple[Account, str]]) -> None:
+_COLOURS: dict[State, str] = {"ok": "green", "off": "yellow", "FAILED": "red"}
+
+
+class Finding(NamedTuple):
+    """One line of `check`."""
+
+    subject: str
+    state: State
+    text: str
+
+
+def add_commands(group: click.Group, find: Callable[[], tuple[Account, Finding]]) -> None:
     """Add the commands to a group.
 
-    :param find: called when a command runs. Returns the account to work with, and a sentence that
-        says who may exchange.
+    :param find: called when a command runs. Returns the account to work with, and what is to be
+        said of who may call.
     """
     group.help = "Get access tokens from bakrypt, check the settings, run the sandbox."
     group.add_command(_sandbox)
@@ -28,8 +40,9 @@ def add_commands(group: click.Group, find: Callable[[], tuple[Account, str]]) ->
         """Check settings, connection and credentials. The exit code is 1 if anything is wrong."""
         findings = list(_check(*find()))
         for finding in findings:
-            click.echo(f"{finding.subject:<10}{finding.text}")
-        if not all(finding.passed for finding in findings):
+            state = click.style(f"{finding.state:<7}", _COLOURS[finding.state])
+            click.echo(f"{finding.subject:<10}{state}{finding.text}")
+        if any(finding.state == "FAILED" for finding in findings):
             raise click.exceptions.Exit(1)
 
     @group.command()
@@ -123,18 +136,11 @@ def _print_token(grant: Callable[[], AccessToken]) -> None:
         raise click.ClickException(error.explain()) from error
 
 
-class Finding(NamedTuple):
-    """One line of `check`."""
-
-    subject: str
-    passed: bool
-    text: str
-
-
-def _check(account: Account, access: str) -> Iterator[Finding]:
+def _check(account: Account, access: Finding) -> Iterator[Finding]:
     settings, client = account.settings, account.client
-    yield Finding("settings", True, f"ok: {settings.url}, timeout {settings.timeout:g} s")
-    yield Finding("gate", True, access)
+    where = f"{settings.network} ({settings.url}), timeout {settings.timeout:g} s"
+    yield Finding("settings", "ok", where)
+    yield access
     yield _redis_finding(account)
     exchange_error = _attempt(client.exchange)
     # No user's password is needed: bakrypt checks the client before it refuses the refresh token.
@@ -158,27 +164,27 @@ def _attempt(grant: Callable[[], object]) -> BakryptError | None:
 
 def _redis_finding(account: Account) -> Finding:
     if account.settings.redis_url is None:
-        return Finding("redis", True, "off: each process has its own token")
+        return Finding("redis", "off", "each process has its own token")
     problem = account.redis_problem()
-    return Finding(
-        "redis", problem is None, "ok: it answers" if problem is None else f"no answer: {problem}"
-    )
+    if problem is None:
+        return Finding("redis", "ok", "it answers")
+    return Finding("redis", "FAILED", f"{problem}: look at BAKRYPT_REDIS_URL")
 
 
 def _upstream_finding(errors: list[BakryptError | None]) -> Finding:
     if all(isinstance(error, SettingsError) for error in errors):
-        return Finding("upstream", False, "not asked: no credentials are set")
+        return Finding("upstream", "FAILED", "not asked: set BAKRYPT_TOKEN or BAKRYPT_CLIENT_ID")
     for error in errors:
         if isinstance(error, UpstreamFailedError):
-            return Finding("upstream", False, error.explain())
-    return Finding("upstream", True, "ok: it answers")
+            return Finding("upstream", "FAILED", error.explain())
+    return Finding("upstream", "ok", "it answers")
 
 
 def _credentials_finding(subject: str, success: str, error: BakryptError | None) -> Finding:
     if error is None:
-        return Finding(subject, True, f"ok: {success}")
+        return Finding(subject, "ok", success)
     if isinstance(error, SettingsError):
-        return Finding(subject, True, f"off: {error.description}")
+        return Finding(subject, "off", str(error))
     if isinstance(error, UpstreamFailedError):
-        return Finding(subject, False, "unknown: upstream did not say")
-    return Finding(subject, False, error.explain())
+        return Finding(subject, "FAILED", "unknown: upstream did not say")
+    return Finding(subject, "FAILED", error.explain())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -106,9 +107,26 @@ class Settings:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def unknown_settings(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each `BAKRYPT_...` in the environment that is not a setting."""
+    found = []
+    for name in sorted(environ):
+        if name.startswith("BAKRYPT_") and name not in _NAMES:
+            nearest = get_close_matches(name, _NAMES, n=1)
+            hint = f": is {nearest[0]} meant?" if nearest else ""
+            found.append(f"{name} is not a setting{hint}")
+    return found
+
+
 def _rows(settings: type[Settings]) -> list[tuple[str, _Row]]:
     return [(item.name, item.metadata["row"]) for item in fields(settings)]
 
+
+_NAMES = {
+    "BAKRYPT_NETWORK",
+    *(row.name for _, row in _rows(Settings)),
+    *(f"{row.name}_FILE" for _, row in _rows(Settings) if row.secret),
+}
 
 # The functions below raise ValueError with a sentence that begins with a setting's name.
 

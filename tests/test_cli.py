@@ -77,7 +77,9 @@ def test_exchange_without_a_token_says_what_to_set() -> None:
 def check(app: Flask) -> tuple[int, dict[str, str]]:
     """Run the command and return its exit code and its lines by subject."""
     result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
-    return result.exit_code, dict(line.split(None, 1) for line in result.stdout.splitlines())
+    lines = [line.split(None, 1) for line in result.stdout.splitlines()]
+    assert all(rest.split()[0] in {"ok", "off", "FAILED"} for _, rest in lines)
+    return result.exit_code, {subject: " ".join(rest.split()) for subject, rest in lines}
 
 
 def test_check_of_a_good_set_up(app: Flask, sandbox: Sandbox) -> None:
@@ -85,12 +87,12 @@ def test_check_of_a_good_set_up(app: Flask, sandbox: Sandbox) -> None:
     code, lines = check(app)
     assert code == 0
     assert lines == {
-        "settings": f"ok: {sandbox.url}, timeout 10 s",
-        "gate": "exchange is open to those whom authorize lets in",
-        "redis": "off: each process has its own token",
-        "upstream": "ok: it answers",
-        "exchange": "ok: BAKRYPT_TOKEN is accepted",
-        "token": "ok: BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted",
+        "settings": f"ok {sandbox.url.removeprefix('http://')} ({sandbox.url}), timeout 10 s",
+        "gate": "ok exchange is open to those whom authorize lets in",
+        "redis": "off each process has its own token",
+        "upstream": "ok it answers",
+        "exchange": "ok BAKRYPT_TOKEN is accepted",
+        "token": "ok BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted",
     }
 
 
@@ -99,7 +101,7 @@ def test_check_of_refused_credentials(sandbox: Sandbox) -> None:
     wrong = {"BAKRYPT_TOKEN": "planted-wrong", "BAKRYPT_CLIENT_SECRET": "planted-wrong"}
     code, lines = check(create_app(sandbox.environ | wrong))
     assert code == 1
-    assert lines["upstream"] == "ok: it answers"
+    assert lines["upstream"] == "ok it answers"
     assert "look at BAKRYPT_TOKEN" in lines["exchange"]
     assert "look at BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET" in lines["token"]
     assert "planted" not in str(lines)
@@ -110,8 +112,8 @@ def test_check_of_an_upstream_that_is_away(upstream: Upstream) -> None:
     upstream.behave = replying(503, b"down")
     code, lines = check(create_app(upstream.environ))
     assert code == 1
-    assert lines["upstream"].startswith("server_error: bakrypt failed (status 503)")
-    assert lines["exchange"] == lines["token"] == "unknown: upstream did not say"
+    assert lines["upstream"].startswith("FAILED server_error: bakrypt failed (status 503)")
+    assert lines["exchange"] == lines["token"] == "FAILED unknown: upstream did not say"
 
 
 def test_check_of_one_way_alone(sandbox: Sandbox) -> None:
@@ -120,14 +122,14 @@ def test_check_of_one_way_alone(sandbox: Sandbox) -> None:
         create_app({key: sandbox.environ[key] for key in ("BAKRYPT_URL", "BAKRYPT_TOKEN")})
     )
     assert code == 0
-    assert lines["token"].startswith("off: ")
+    assert lines["token"].startswith("off ")
 
 
 def test_check_without_credentials() -> None:
     """Nothing to check is not a success."""
     code, lines = check(create_app({}))
     assert code == 1
-    assert lines["upstream"] == "not asked: no credentials are set"
+    assert lines["upstream"].startswith("FAILED not asked: set BAKRYPT_TOKEN")
 
 
 def test_check_of_an_unexpected_refusal(upstream: Upstream) -> None:
@@ -135,7 +137,28 @@ def test_check_of_an_unexpected_refusal(upstream: Upstream) -> None:
     upstream.behave = replying(429, {"detail": "Slow."})
     code, lines = check(create_app(upstream.environ))
     assert code == 1
-    assert lines["exchange"] == lines["token"] == "too_many_requests: Slow."
+    assert lines["exchange"] == lines["token"] == "FAILED too_many_requests: Slow."
+
+
+def test_check_is_coloured_on_a_terminal(app: Flask) -> None:
+    """And plain where it is piped."""
+    plain = app.test_cli_runner().invoke(args=["bakrypt", "check"]).stdout
+    coloured = app.test_cli_runner().invoke(args=["bakrypt", "check"], color=True).stdout
+    assert "\x1b[32mok" in coloured
+    assert "\x1b" not in plain
+
+
+def test_check_names_the_network() -> None:
+    """A mix-up of testnet and mainnet is seen at once."""
+    _, lines = check(create_app({"BAKRYPT_NETWORK": "mainnet", "BAKRYPT_TIMEOUT": "0.1"}))
+    assert lines["settings"] == "ok mainnet (https://bakrypt.io), timeout 0.1 s"
+
+
+def test_check_of_a_closed_exchange(sandbox: Sandbox) -> None:
+    """It is off, which is no failure, and says both ways out."""
+    code, lines = check(create_app(sandbox.environ, authorize=None))
+    assert code == 0
+    assert lines["gate"].startswith("off exchange is closed: pass authorize= ")
 
 
 def test_an_upstream_that_repeats_the_secret_is_not_quoted(upstream: Upstream) -> None:
@@ -172,6 +195,13 @@ def test_wrong_settings_are_a_list_and_no_traceback() -> None:
     assert "BAKRYPT_TIMEOUT is 'x'" in result.stderr
     assert "BAKRYPT_TOKEN holds a space" in result.stderr
     assert "planted" not in result.stderr
+
+
+def test_a_misspelt_setting_is_a_warning() -> None:
+    """Once, and without its value."""
+    result = flask("bakrypt", "check", environ={"BAKRYPT_TOKE": "planted"})
+    assert result.stderr.count("BAKRYPT_TOKE is not a setting: is BAKRYPT_TOKEN meant?") == 1
+    assert "planted" not in result.stderr + result.stdout
 
 
 def test_the_sandbox_runs_alone() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bakrypt_proxy import Settings, SettingsError
+from bakrypt_proxy.settings import unknown_settings
 
 SECRET = "planted-secret"
 
@@ -275,3 +276,59 @@ def test_every_secret_may_come_from_a_file(tmp_path: Path, name: str) -> None:
     settings = Settings.from_mapping({f"BAKRYPT_{name}_FILE": str(path)})
     assert getattr(settings, name.lower()) == "redis://:planted@127.0.0.1/0"
     assert "planted" not in repr(settings)
+
+
+@pytest.mark.parametrize("quote", ["'", '"', "`"])
+def test_a_secret_in_quotes(tmp_path: Path, quote: str) -> None:
+    """Docker keeps the quotes of an env file; bakrypt would refuse the secret."""
+    path = tmp_path / "secret"
+    path.write_text(f"{quote}planted{quote}")
+    for found in (problems(token=path.read_text()), problems(token_file=str(path))):
+        (problem,) = found
+        assert "is in quotes: remove them" in problem
+        assert "planted" not in problem
+
+
+def test_a_secret_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Windows' editors write it."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"\xef\xbb\xbfa-token\r\n")
+    assert Settings.from_mapping({"BAKRYPT_TOKEN_FILE": str(path)}).token == "a-token"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("BAKRYPT_TOKE", "BAKRYPT_TOKEN"),
+        ("BAKRYPT_REDIS_URI", "BAKRYPT_REDIS_URL"),
+        ("BAKRYPT_ALLOWED_ORIGIN", "BAKRYPT_ALLOWED_ORIGINS"),
+        ("BAKRYPT_TIMEOUT_FILE", "BAKRYPT_TIMEOUT"),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(name: str, nearest: str) -> None:
+    """A misspelt one would be ignored in silence."""
+    assert unknown_settings({name: "planted", "OTHER": "x", "BAKRYPT_TOKEN": "t"}) == [
+        f"{name} is not a setting: is {nearest} meant?"
+    ]
+
+
+def test_known_settings_are_known() -> None:
+    """All of the table, the files and the network."""
+    names = ["BAKRYPT_NETWORK", "BAKRYPT_URL", "BAKRYPT_TOKEN_FILE", "BAKRYPT_REDIS_URL_FILE"]
+    assert unknown_settings(dict.fromkeys(names, "x")) == []
+    assert unknown_settings({"BAKRYPT_": "x"})[0].startswith("BAKRYPT_ is not a setting")
+
+
+@pytest.mark.parametrize(
+    "value", ["https://a.example", "a.example:80", "a.example/", "*.example", "a b", "[::1]"]
+)
+def test_trusted_hosts_are_names(value: str) -> None:
+    """Not origins."""
+    (problem,) = problems(trusted_hosts=value)
+    assert problem.startswith("BAKRYPT_TRUSTED_HOSTS lists ")
+
+
+def test_trusted_hosts_are_read_in_any_case() -> None:
+    """DNS names have no case."""
+    settings = Settings.from_mapping({"BAKRYPT_TRUSTED_HOSTS": "Shop.Example.com, b.example"})
+    assert settings.trusted_hosts == {"shop.example.com", "b.example"}

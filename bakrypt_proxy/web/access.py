@@ -85,6 +85,11 @@ class Access:
                     detail=f"Host {host!r}",
                 )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may exchange."""
+        return self._public or self._authorize is not None
+
     def describe(self) -> str:
         """Return a sentence that says who may exchange."""
         if self._authorize is not None:

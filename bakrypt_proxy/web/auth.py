@@ -9,7 +9,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from ..account import Account
-from ..cli import add_commands
+from ..cli import Finding, State, add_commands
 from ..errors import InvalidRequestError
 from ..settings import Settings
 from ..upstream.client import BakryptClient
@@ -55,9 +55,11 @@ def create_blueprint(
     # Before the app's own hooks, which may read the form.
     blueprint.url_value_preprocessor(lambda _endpoint, _arguments: keep_form(request))
 
-    def find_account() -> tuple[Account, str]:
+    def find_account() -> tuple[Account, Finding]:
         registration = registration_of(blueprint)
-        return registration.account, registration.access.describe()
+        access = registration.access
+        state: State = "ok" if access.is_open else "off"
+        return registration.account, Finding("gate", state, access.describe())
 
     add_commands(blueprint.cli, find_account)
     return blueprint

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Request, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    MethodNotAllowed,
+    TooManyRequests,
+    default_exceptions,
+)
 
 from ..errors import BakryptError
 from ..telemetry.calls import request_id as upstream_request_id
@@ -110,10 +116,29 @@ def _finish_response(response: Response) -> Response:
     if registration is None:
         return response
     upstream_request_id.set(None)  # a later call of this thread does not belong to this request
+    if response.status_code >= 400 and not _is_error_response(response):
+        _render_again(response)
     if "X-Request-ID" not in response.headers:  # it is not from `json_response`
         for name, value in _common_headers(current):
             response.headers.setdefault(name, value)
     return registration.cors.apply(response, current.environ.get("HTTP_ORIGIN"))
+
+
+def _is_error_response(response: Response) -> bool:
+    """Return whether a response has an `ErrorResponse` as its body."""
+    body = response.get_json(silent=True) if not response.is_streamed else None
+    return isinstance(body, dict) and isinstance(body.get("error"), str)
+
+
+def _render_again(response: Response) -> None:
+    """Replace the body of an error that the host's own handler rendered, for a crash for example.
+
+    The handler has run: it, its log and its Sentry have seen the error.
+    """
+    error = default_exceptions.get(response.status_code, InternalServerError)()
+    response.direct_passthrough = False
+    response.data = json.dumps(_error_response(error, response.status_code))
+    response.content_type = "application/json"
 
 
 def _render_error(error: BakryptError) -> Response:
@@ -134,16 +159,26 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
     """
     if error.response is not None or error.code is None or error.code < 400:
         return error
-    code = _ERROR_BY_STATUS.get(
-        error.code, "server_error" if error.code >= 500 else "invalid_request"
-    )
-    body: ErrorResponse = {"error": code}
-    if error.description:
-        body["error_description"] = str(error.description)
     response = error.get_response()
-    response.data = json.dumps(body)
+    response.data = json.dumps(_error_response(error, error.code))
     response.content_type = "application/json"
     return response
+
+
+def _error_response(error: HTTPException, status: int) -> ErrorResponse:
+    default = "server_error" if status >= 500 else "invalid_request"
+    body: ErrorResponse = {"error": _ERROR_BY_STATUS.get(status, default)}
+    description = _too_many(error) if isinstance(error, TooManyRequests) else error.description
+    if description:
+        body["error_description"] = str(description)
+    return body
+
+
+def _too_many(error: TooManyRequests) -> str:
+    """Return a sentence for a person. A limiter's own description is "10 per 1 minute"."""
+    seconds = error.retry_after
+    when = f"in {seconds} seconds" if isinstance(seconds, int) else "later"
+    return f"Too many attempts. Try again {when}."
 
 
 def json_response(

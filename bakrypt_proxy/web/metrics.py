@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response
-from prometheus_client import (
+
+from ..cli import settings_error_explained
+from ..errors import SettingsError
+from ..telemetry import UpstreamCall, shared_token_renewed, shared_token_served, upstream_called
+
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+if not os.environ.get(_DIRECTORY):
+    # prometheus-client looks whether it is there, and would write to the working directory.
+    os.environ.pop(_DIRECTORY, None)
+
+from prometheus_client import (  # noqa: E402 - after the line above
     CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
@@ -13,11 +23,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
-
-from ..cli import settings_error_explained
-from ..errors import SettingsError
-from ..telemetry import UpstreamCall, shared_token_renewed, shared_token_served, upstream_called
+from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
 
 _CALLS = Counter("bakrypt_upstream_calls", "Calls to bakrypt.", ["endpoint", "network", "outcome"])
 _DURATION = Histogram(
@@ -41,7 +47,7 @@ def create_metrics() -> Blueprint:
 
     :raises SettingsError: if it does not name a directory.
     """
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    directory = os.environ.get(_DIRECTORY)
     if directory is not None and not Path(directory).is_dir():
         with settings_error_explained():
             raise SettingsError(
@@ -58,7 +64,7 @@ def create_metrics() -> Blueprint:
 def metrics() -> Response:
     """`GET /metrics`: the counts so far, in Prometheus' text format."""
     registry: Any = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if _DIRECTORY in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

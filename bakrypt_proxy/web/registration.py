@@ -1,8 +1,10 @@
 """What one registration of a blueprint works with, kept with the app that it is registered in."""
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from flask import Blueprint, Request, current_app, request
@@ -10,10 +12,12 @@ from flask.sansio.app import App
 
 from ..account import Account
 from ..cli import settings_error_explained
-from ..settings import Settings
+from ..settings import Settings, unknown_settings
 from ..upstream.client import BakryptClient
 from .access import Access, Authorize
 from .cors import Cors
+
+logger = logging.getLogger(__name__)
 
 _EXTENSION = "bakrypt_proxy"
 
@@ -57,6 +61,7 @@ def register(  # noqa: PLR0913 - most are named
 
     :raises SettingsError: if the app's settings are wrong.
     """
+    _warn_of_unknown_settings()
     if settings is None:
         settings = read_settings(app) if client is None else client.settings
     state = _state(app)
@@ -68,6 +73,12 @@ def register(  # noqa: PLR0913 - most are named
         Cors(settings.allowed_origins),
     )
     state.by_endpoint.update(dict.fromkeys(endpoints, registration))
+
+
+@cache
+def _warn_of_unknown_settings() -> None:
+    if found := unknown_settings(os.environ):
+        logger.warning("%s", "; ".join(found))
 
 
 def read_settings(app: App) -> Settings:

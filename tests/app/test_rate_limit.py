@@ -45,7 +45,11 @@ def test_too_many_attempts(client: FlaskClient, sandbox: Sandbox) -> None:
     reply = client.post("/auth/token/", data=WRONG)
     assert reply.status_code == 429
     assert reply.get_json()["error"] == "too_many_requests"
-    assert 0 < int(reply.headers["Retry-After"]) <= 3600
+    seconds = int(reply.headers["Retry-After"])
+    assert 0 < seconds <= 3600
+    assert reply.get_json()["error_description"] == (
+        f"Too many attempts. Try again in {seconds} seconds."
+    )
     assert reply.headers["Cache-Control"] == "no-store"
     assert sandbox.calls == {"/auth/token/": 3}
 
@@ -120,6 +124,37 @@ def test_a_network_of_ipv6_is_one_client(client: FlaskClient) -> None:
     assert mapped == [400] * 4
 
 
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ("203.0.113.7:51234", "203.0.113.7:51235", "203.0.113.8:51234"),
+        ("203.0.113.7:51234", "203.0.113.7", "203.0.113.8"),
+        ("[2001:db8::7]:443", "[2001:db8::8]:444", "[2001:db8:1::7]:443"),
+        ("[2001:db8::7]", "2001:db8::9", "2001:db8:1::7"),
+        ("unknown", "unknown", "203.0.113.7"),
+        ("_hidden", "_hidden", "_other"),
+        ("203.0.113.7:", "203.0.113.7", "203.0.113.8"),
+        ("a:b:c", "a:b:c", "a:b:d"),
+        ("[", "[", "]"),
+    ],
+)
+def test_what_proxies_write_for_an_address(
+    sandbox: Sandbox, one: str, same: str, other: str
+) -> None:
+    """Counted by the address without its port, or by the text as it is; never a 500."""
+    client = create(sandbox, trusted_proxies=1).test_client()
+    assert attempt(client, 2, headers={"X-Forwarded-For": one}) == [400, 400]
+    assert attempt(client, 2, headers={"X-Forwarded-For": same}) == [400, 429]
+    assert attempt(client, 1, headers={"X-Forwarded-For": other}) == [400]
+
+
+@pytest.mark.parametrize("address", ["", None, "unix:", "/run/app.sock"])
+def test_a_unix_socket_has_no_address(client: FlaskClient, address: str | None) -> None:
+    """All of its callers are counted together, and none gets a 500."""
+    environ = {"REMOTE_ADDR": address}
+    assert attempt(client, 4, environ_overrides=environ) == [400, 400, 400, 429]
+
+
 def test_a_proxy_is_not_believed_what_it_does_not_say(sandbox: Sandbox) -> None:
     """It may hand the caller's own port and prefix on."""
     client = create(sandbox, trusted_proxies=1).test_client()
@@ -135,7 +170,7 @@ def test_a_proxy_is_not_believed_what_it_does_not_say(sandbox: Sandbox) -> None:
 
 def test_behind_a_proxy_our_own_origin_is_known(sandbox: Sandbox) -> None:
     """By the scheme and host that the proxy has seen."""
-    client = create(sandbox, trusted_proxies=1).test_client()
+    client = create(sandbox, trusted_proxies=1, trusted_hosts="shop.example.com").test_client()
     seen = {
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": "shop.example.com",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -304,3 +305,23 @@ def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path, share: str) -> None:
         assert "Redis does not answer" in reply.get_json()["error_description"]
         server.start()
         assert client.get("/readyz").status_code == 200
+
+
+def test_an_empty_directory_setting_is_not_set(tmp_path: Path) -> None:
+    """prometheus-client would drop its files in the working directory."""
+    code = (
+        "from flask import Flask; from bakrypt_proxy.web.metrics import create_metrics; "
+        "app = Flask('x'); app.register_blueprint(create_metrics()); "
+        "print(app.test_client().get('/metrics').status_code)"
+    )
+    root = str(Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": "", "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "200\n"
+    assert list(tmp_path.iterdir()) == []

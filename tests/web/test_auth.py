@@ -621,6 +621,41 @@ def test_a_fault_in_authorize_is_a_logged_500(
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_crash_where_the_host_has_a_handler_for_all(sandbox: Sandbox) -> None:
+    """The handler sees the exception; the caller still gets the contract's body."""
+    app = create_app(sandbox.environ, authorize=lambda: 1 / 0)
+    seen: list[Exception] = []
+
+    @app.errorhandler(Exception)
+    def show(error: Exception) -> ResponseReturnValue:
+        seen.append(error)
+        return "<h1>Sorry</h1>", 500
+
+    reply = app.test_client().post("/auth/exchange/", headers={"Origin": "http://localhost"})
+    assert_error(reply, 500, "server_error")
+    assert "Sorry" not in reply.text
+    assert [type(error) for error in seen] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("status", [400, 404, 418, 500, 599])
+def test_an_error_page_of_the_hosts_handler(sandbox: Sandbox, status: int) -> None:
+    """Whatever its status, streamed or not."""
+    app = create_app(sandbox.environ, authorize=lambda: 1 / 0)
+    app.register_error_handler(
+        ZeroDivisionError, lambda _: Response((part for part in "<html>"), status)
+    )
+    error = "server_error" if status >= 500 else "invalid_request"
+    assert_error(app.test_client().post("/auth/exchange/"), status, error)
+
+
+def test_an_error_response_of_the_host_is_kept(sandbox: Sandbox) -> None:
+    """One that has the contract's body already."""
+    app = create_app(sandbox.environ, authorize=lambda: 1 / 0)
+    app.register_error_handler(ZeroDivisionError, lambda _: ({"error": "own", "x": 1}, 409))
+    reply = app.test_client().post("/auth/exchange/")
+    assert (reply.status_code, reply.json) == (409, {"error": "own", "x": 1})
+
+
 def test_a_form_that_the_host_has_read_already(app: Flask) -> None:
     """A CSRF check reads the form before the view does."""
     app.before_request(lambda: request.form.get("csrf_token") and None)
