@@ -9,7 +9,7 @@ PAGE = "CONTRIBUTING.md"
 
 
 def test_the_rooms_are_those_of_the_layering() -> None:
-    """In the order in which imports go, except that the commands and the web both stand on top."""
+    """In the order in which imports go, from the bottom up."""
     table = re.findall(r"^\| \[(\w+)\]", read(PAGE), re.MULTILINE)
     assert table == ROOMS
 

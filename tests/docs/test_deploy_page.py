@@ -1,6 +1,7 @@
 """`docs/deploy.md`: its settings, names and snippets are real."""
 
 import re
+from io import StringIO
 from typing import Any
 
 from documents import read, rows, snippets
@@ -71,10 +72,8 @@ def test_the_snippet_of_a_limiter(sandbox: Sandbox) -> None:
     assert guesses == [400] * 10 + [429]
 
 
-def test_the_settings_of_the_example_are_complete_enough() -> None:
+def test_the_settings_block_is_an_environment_file() -> None:
     """The block is one that a shell or a container reads."""
-    from io import StringIO  # noqa: PLC0415
-
     values = dotenv_values(stream=StringIO(snippets(PAGE, "sh")[1]))
     assert "BAKRYPT_TOKEN_FILE" in values
     assert None not in values.values()
