@@ -1,4 +1,4 @@
-"""The examples, as they stand, in Chromium: an app with users, a page of another origin, bakrypt's own component."""
+"""The examples in Chromium: an app with users, a page of another origin, bakrypt's component."""
 
 import re
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ class TestSpa:
 
     @contextmanager
     def spa_and_proxy(self, *, listed: bool) -> Iterator[tuple[str, Sandbox]]:
-        """Serve both, and say where the page is. Its files are as they stand but for the proxy's address."""
+        """Serve both and return the page's address. Only the proxy's address in it is changed."""
         site = Flask("spa", static_folder=EXAMPLES / "spa", static_url_path="")
         with serve(site) as page_url:
             proxy = create_app(
@@ -207,7 +207,7 @@ class TestLaunchpad:
 
     @pytest.fixture
     def page(self, context: BrowserContext, app: Flask, sandbox: Sandbox) -> Iterator[Page]:
-        """The page as it is on a real network: bakrypt's two hosts are the sandbox, as DNS would have it."""
+        """The page as on a real network; calls to bakrypt's two hosts go to the sandbox."""
         page = context.new_page()
         page.route("**/static/sandbox.js", lambda route: route.fulfill(body="", headers=TYPE))
         page.route(
