@@ -157,9 +157,9 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
 
     An app that wants this body everywhere registers it as its own handler of `HTTPException`.
     """
-    if error.response is not None or error.code is None or error.code < 400:
-        return error
     response = error.get_response()
+    if error.response is not None or error.code is None or error.code < 400:
+        return response
     response.data = json.dumps(_error_response(error, error.code))
     response.content_type = "application/json"
     return response
