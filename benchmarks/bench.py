@@ -1,7 +1,8 @@
-"""Measure against the documented handlers: ours, Express, nginx and a bare Flask view, side by side in one run.
+"""Compare the proxy with the documented Express handlers, nginx and a bare Flask view in one run.
 
-Run `make bench`, or `python benchmarks/bench.py --help`. It prints the medians, the ratios and the goals, and writes
-them to `benchmarks/RESULTS.md` with a picture. The exit code is 1 if a request failed, whoever it was that failed.
+Run `make bench`, or `python benchmarks/bench.py --help`. It prints the medians, the ratios and the
+goals, and writes them to `benchmarks/RESULTS.md` with a picture. The exit code is 1 if any request
+to any of the servers failed.
 """
 
 import argparse
@@ -22,13 +23,13 @@ def read_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="whole seconds of one measurement")
     parser.add_argument(
-        "--seconds", type=int, default=4, help="length of one measurement, whole seconds"
+        "--only", choices=SCENARIOS, help="one scenario; may be repeated", action="append"
     )
     parser.add_argument(
-        "--only", choices=SCENARIOS, help="one scenario; may be given again", action="append"
+        "--threads", type=int, default=THREADS, help="threads of each of our workers"
     )
-    parser.add_argument("--threads", type=int, default=THREADS, help="of each of our workers")
     parser.add_argument(
         "--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg"
     )
@@ -38,24 +39,24 @@ def read_arguments() -> argparse.Namespace:
 def measure(
     bench: Bench, names: list[str], disturbance: Disturbance
 ) -> dict[str, tuple[Scenario, list[Round]]]:
-    """Run the scenarios, and print the medians of each as soon as they are there."""
+    """Run the scenarios and print the medians of each when it ends."""
     results = {}
     for name in names:
         scenario = SCENARIOS[name]
         print(f"\n{scenario.title}\n", flush=True)
-        disturbance.look()
+        disturbance.sample()
         results[name] = scenario, scenario.run(bench)
         print(median_table(results[name][1]), flush=True)
     return results
 
 
 def main() -> int:
-    """Run it, print the tables and write them."""
+    """Run the benchmark, print the tables and write them to files."""
     arguments = read_arguments()
     for name in PACKAGES:
         program(name)
     install_express()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the exit stops the servers
     disturbance = Disturbance()
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(

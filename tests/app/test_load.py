@@ -20,10 +20,10 @@ def test_load_and_faults() -> None:
     """Every request gets a reply of the contract, in time; every token goes to its own caller; nothing is left over."""
     report = load.run(14, 40, threads=32)
     assert report.check(40) == []
-    assert report.replies["/auth/exchange/ 200"] > 500
-    assert report.replies["/auth/token/ 200"] > 200
-    assert report.replies["/auth/token/ 429"] > 10
-    assert report.replies["/auth/token/ 500"] > 10
+    assert report.responses["/auth/exchange/ 200"] > 500
+    assert report.responses["/auth/token/ 200"] > 200
+    assert report.responses["/auth/token/ 429"] > 10
+    assert report.responses["/auth/token/ 500"] > 10
 
 
 def test_a_graceful_stop(sandbox: Sandbox) -> None:
