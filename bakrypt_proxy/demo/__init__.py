@@ -28,11 +28,7 @@ def create_demo(
         static_folder="static",
         static_url_path="/demo-static",
     )
-    policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        f"connect-src 'self' {api_url}"
-    )
+    headers = _security_headers(api_url)
 
     @demo.get("/")
     def page() -> str:
@@ -47,9 +43,20 @@ def create_demo(
 
     @demo.after_request
     def protect(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers.update(headers)
         return response
 
     return demo
+
+
+def _security_headers(api_url: str) -> dict[str, str]:
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        f"connect-src 'self' {api_url}"
+    )
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
