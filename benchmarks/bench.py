@@ -67,20 +67,22 @@ def main() -> int:
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
     server = f"bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"
     run = f"{arguments.rounds} rounds of {arguments.seconds} s, {server}"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    text = document(
-        run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()]
-    )
-    (arguments.output / "RESULTS.md").write_text(text)
-    (arguments.output / "results.svg").write_text(picture(findings))
+    surroundings = [*versions(), *machine(), disturbance.row()]
+    text = document(run, results, findings, bench.failures, surroundings)
+    write(arguments.output, text, picture(findings))
     print(
-        "\n".join(
-            ["", "Requests failed:", *bench.failures]
-            if bench.failures
-            else ["", "No request failed."]
-        )
+        "\nRequests failed:" if bench.failures else "\nNo request failed.",
+        *bench.failures,
+        sep="\n",
     )
     return 1 if bench.failures else 0
+
+
+def write(folder: Path, results: str, chart: str) -> None:
+    """Write `RESULTS.md` and its chart to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "RESULTS.md").write_text(results)
+    (folder / "results.svg").write_text(chart)
 
 
 if __name__ == "__main__":

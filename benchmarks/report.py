@@ -107,9 +107,7 @@ def document(
     failed = [f"- {failure}" for failure in failures]
     if failed:
         failed.insert(0, "**Requests failed in this run:**")
-    tables = [
-        f"### {scenario.title}\n\n{median_table(rounds)}" for scenario, rounds in results.values()
-    ]
+    tables = [f"### {each.title}\n\n{median_table(rounds)}" for each, rounds in results.values()]
     parts = [
         "# Measured against the documented handlers",
         f"`make bench` wrote this: {run}.",
