@@ -1,4 +1,4 @@
-"""A real Chromium for tests, and what they need of it."""
+"""A real Chromium for tests."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def start_chromium() -> Iterator[Browser]:
-    """Start this machine's Chromium, which talks to nobody by itself."""
+    """Start this machine's Chromium without its background network traffic."""
     sandboxed = [] if os.geteuid() else ["--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -1,4 +1,4 @@
-"""Fixtures: a sandbox, an app against it, and real sockets for both."""
+"""Fixtures: a sandbox, an app that uses it, and real sockets for both."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ from bakrypt_proxy.sandbox import Sandbox
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's own settings, proxies and CA bundles out of the tests."""
+    """Remove the developer's settings, proxies and CA bundles from the environment."""
     foreign = {
         "REQUESTS_CA_BUNDLE",
         "CURL_CA_BUNDLE",
@@ -47,31 +47,31 @@ def bakrypt(sandbox: Sandbox) -> Iterator[BakryptClient]:
 
 
 class Clock:
-    """A clock that a test turns. It tells seconds."""
+    """A clock, in seconds, that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock at an arbitrary time."""
+    """A clock that shows an arbitrary time."""
     return Clock()
 
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    """An upstream that does what a test tells it to."""
+    """An upstream that behaves as a test tells it to."""
     with Upstream() as upstream:
         yield upstream
 
 
 def create_app(config: Mapping[str, object], **arguments: Any) -> Flask:
-    """Make a host app with the blueprint, as a user of the package would."""
+    """Create a host app with the blueprint, as a user of the package would."""
     app = Flask("host")
     app.config.from_mapping(config)
     arguments.setdefault("authorize", lambda: True)
@@ -81,19 +81,19 @@ def create_app(config: Mapping[str, object], **arguments: Any) -> Flask:
 
 @pytest.fixture
 def app(sandbox: Sandbox) -> Flask:
-    """A host app against the sandbox, whose exchange is open."""
+    """A host app that uses the sandbox and lets everybody exchange."""
     return create_app(sandbox.environ)
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """A caller of that app."""
+    """A client of that app."""
     return app.test_client()
 
 
 @contextmanager
 def serve(app: Flask) -> Iterator[str]:
-    """Serve an app over a real socket and give its address."""
+    """Serve an app on a real socket and return its address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

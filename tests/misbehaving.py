@@ -22,7 +22,7 @@ TOKEN_REPLY = {
 
 @dataclass
 class Received:
-    """A request as it came in."""
+    """A request that the upstream received. `connection` counts the connections from 1."""
 
     line: str
     headers: dict[str, str]
@@ -40,7 +40,7 @@ Behaviour = Callable[["Upstream", socket.socket, Received], None]
 
 @dataclass
 class Upstream:
-    """Answers each request with `behave`, which may close the connection; else it is kept alive."""
+    """Answers each request with `behave` and keeps the connection open unless that closes it."""
 
     behave: Behaviour = field(default_factory=lambda: replying(200, TOKEN_REPLY))
     tls: ssl.SSLContext | None = None
@@ -64,19 +64,19 @@ class Upstream:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._open:
-            _end(connection)
+            _close(connection)
         for thread in self._threads:
             thread.join()
 
     @property
     def url(self) -> str:
-        """The address to give as `BAKRYPT_URL`."""
+        """The address to set as `BAKRYPT_URL`."""
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
     def environ(self) -> dict[str, str]:
-        """Settings with credentials of its own for everything."""
+        """Settings for this upstream, with planted credentials."""
         return {
             "BAKRYPT_URL": self.url,
             "BAKRYPT_TOKEN": "planted-exchange-secret",
@@ -122,19 +122,19 @@ def _receive(stream: BinaryIO, number: int) -> Received | None:
     return Received(line, headers, body, number)
 
 
-def _end(connection: socket.socket) -> None:
+def _close(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def head(status: int, length: int, *headers: str) -> bytes:
-    """Write the head of a reply."""
+    """Return the head of a response."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {length}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def replying(status: int, body: object, *headers: str) -> Behaviour:
-    """Reply with a body; what is not bytes is sent as JSON."""
+    """Return a behaviour that sends this body: bytes as HTML, anything else as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = (
         "Content-Type: text/html" if isinstance(body, bytes) else "Content-Type: application/json"
@@ -145,18 +145,18 @@ def replying(status: int, body: object, *headers: str) -> Behaviour:
 
 
 def hang(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-    """Never answer."""
+    """Never respond."""
     upstream.stopped.wait()
 
 
 def drip_body(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-    """Send a byte a while, so that no single read ever times out."""
+    """Send one byte from time to time, so that no single read times out."""
     connection.sendall(head(200, 1000))
     _drip(upstream, connection)
 
 
 def drip_head(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-    """The same with the headers."""
+    """Send a header one byte at a time, so that no single read times out."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
     _drip(upstream, connection)
 
@@ -167,19 +167,19 @@ def _drip(upstream: Upstream, connection: socket.socket) -> None:
 
 
 def close_half_way(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-    """Break off in the middle of the body."""
+    """Close the connection in the middle of the body."""
     connection.sendall(head(200, 1000) + b'{"access_token": "half')
-    _end(connection)
+    _close(connection)
 
 
 def close_at_once(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-    """Close without a byte."""
-    _end(connection)
+    """Close the connection without sending a byte."""
+    _close(connection)
 
 
 def echo_as_error(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-    """Repeat the caller's credentials in a refusal, as a careless server might."""
-    said = f"{received.headers.get('authorization')} {received.body.decode()}"
-    replying(400, {"error": "invalid_request", "error_description": said})(
+    """Repeat the caller's credentials in an error, as a careless server might."""
+    description = f"{received.headers.get('authorization')} {received.body.decode()}"
+    replying(400, {"error": "invalid_request", "error_description": description})(
         upstream, connection, received
     )

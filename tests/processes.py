@@ -1,4 +1,4 @@
-"""Real server processes, and waiting for them."""
+"""Start real server processes and wait for them."""
 
 import os
 import socket
@@ -15,17 +15,17 @@ ROOT = Path(__file__).parents[1]
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something to become so, with a bound."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "waited in vain"
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until a condition is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {seconds} s"
         time.sleep(0.01)
 
 
@@ -33,19 +33,10 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
 def gunicorn(
     environ: dict[str, str], *arguments: str, app: str = "app:create_app()"
 ) -> Iterator[str]:
-    """Our app on gunicorn with four worker processes."""
+    """Run our app on gunicorn with four workers and return its address."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "--bind",
-        f"127.0.0.1:{port}",
-        "--workers",
-        "4",
-        "--threads",
-        "16",
-    ]
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
+    command += ["--workers", "4", "--threads", "16"]
     with subprocess.Popen(
         [*command, "--log-level", "warning", *arguments, app],
         cwd=ROOT,
@@ -61,7 +52,7 @@ def gunicorn(
 
 
 def is_up(url: str) -> bool:
-    """Whether the app answers."""
+    """Return whether the app answers."""
     with suppress(requests.ConnectionError):
         return requests.get(f"{url}/healthz", timeout=5).ok
     return False

@@ -15,7 +15,7 @@ REDIS_SERVER = shutil.which("redis-server")
 
 
 class RedisServer:
-    """A redis-server on a port of its own, which can be killed and started again."""
+    """A redis-server on a free port. A test can stop it and start it again."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -30,24 +30,16 @@ class RedisServer:
         self.kill()
 
     def start(self) -> None:
-        """Start it, empty, and wait until it answers."""
+        """Start an empty server and wait until it answers."""
         assert REDIS_SERVER is not None
-        arguments = [
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--dir",
-            str(self.directory),
-        ]
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        arguments += ["--save", "", "--dir", str(self.directory)]
         self._process = subprocess.Popen([REDIS_SERVER, *arguments], stdout=subprocess.DEVNULL)
         with Redis.from_url(self.url) as redis:
             wait_until(lambda: answers(redis))
 
     def freeze(self) -> None:
-        """Stop it without ending it: connections are taken and nothing is answered."""
+        """Pause the process: it accepts connections and answers nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
@@ -57,7 +49,7 @@ class RedisServer:
 
 
 def answers(redis: "Redis") -> bool:
-    """Whether a Redis answers."""
+    """Return whether a Redis answers."""
     with suppress(RedisError):
         return bool(redis.ping())
     return False

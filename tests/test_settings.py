@@ -1,4 +1,4 @@
-"""Settings are read once, checked together, and never shown where they are secret."""
+"""Settings are read once, checked together, and masked if they are secret."""
 
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,21 @@ SECRET = "planted-secret"
 
 
 def read(**settings: object) -> Settings:
-    """Read settings by their names without the prefix."""
+    """Read settings, given by their names without the prefix."""
     return Settings.from_mapping(
         {f"BAKRYPT_{name.upper()}": value for name, value in settings.items()}
     )
 
 
 def problems(**settings: object) -> list[str]:
-    """Return what is wrong with settings."""
+    """Return the problems of wrong settings."""
     with pytest.raises(SettingsError) as caught:
         read(**settings)
     return caught.value.problems
 
 
 def test_defaults() -> None:
-    """Nothing set means testnet, closed, without credentials."""
+    """Without settings the network is testnet, exchange is closed, and there are no credentials."""
     settings = Settings.from_mapping({})
     assert settings == Settings()
     assert settings.url == "https://testnet.bakrypt.io"
@@ -37,7 +37,7 @@ def test_defaults() -> None:
 
 
 def test_the_first_source_wins_and_none_is_absent() -> None:
-    """`app.config` goes before the environment; an empty string there switches a setting off."""
+    """`app.config` wins over the environment; an empty string there unsets a setting."""
     environ = {
         "BAKRYPT_TOKEN": "from-environ",
         "BAKRYPT_CLIENT_ID": "from-environ",
@@ -88,8 +88,8 @@ def test_the_first_source_wins_and_none_is_absent() -> None:
         ),
     ],
 )
-def test_good_values(name: str, value: object, field: str, expected: object) -> None:
-    """What is right is read as it is meant."""
+def test_valid_values(name: str, value: object, field: str, expected: object) -> None:
+    """A valid value is parsed."""
     if name == "allowed_origins" and expected is None:
         assert problems(allowed_origins=value)[0].endswith("leave :80 out, as browsers do")
         return
@@ -148,16 +148,16 @@ def test_good_values(name: str, value: object, field: str, expected: object) -> 
         ("token_file", "/", "cannot be read"),
     ],
 )
-def test_bad_values(name: str, value: object, remedy: str) -> None:
-    """What is wrong is reported with its name and the remedy, and without its secret."""
+def test_invalid_values(name: str, value: object, remedy: str) -> None:
+    """The problem names the setting and the remedy, and shows no secret."""
     (problem,) = problems(**{name: value})
     assert problem.startswith(f"BAKRYPT_{name.upper()} ")
     assert remedy in problem
     assert SECRET not in problem
 
 
-def test_all_problems_together() -> None:
-    """One look is enough to put everything right."""
+def test_all_problems_are_reported_together() -> None:
+    """One error lists every wrong setting."""
     found = problems(url="http://bakrypt.example", token="a b", timeout="x", allowed_origins="*")
     assert [problem.split()[0] for problem in found] == [
         "BAKRYPT_URL",
@@ -169,7 +169,7 @@ def test_all_problems_together() -> None:
 
 @pytest.mark.parametrize("name", ["token", "client_secret"])
 def test_a_secret_from_a_file(tmp_path: Path, name: str) -> None:
-    """A mounted secret is read without the line break that editors leave at its end."""
+    """The line break that editors add at the end of a file is removed."""
     path = tmp_path / "secret"
     path.write_text(f"{SECRET}\n")
     assert getattr(read(**{f"{name}_file": str(path)}), name) == SECRET
@@ -180,7 +180,7 @@ def test_a_secret_from_a_file(tmp_path: Path, name: str) -> None:
     [(b" \n", "empty"), (b"\xff\xfe", "not text"), (b"planted secret", "paste only the secret")],
 )
 def test_a_bad_secret_file(tmp_path: Path, content: bytes, remedy: str) -> None:
-    """A file that holds no secret is reported under the setting that names it."""
+    """The problem names the setting of the file."""
     path = tmp_path / "planted-secret"
     path.write_bytes(content)
     (problem,) = problems(token_file=str(path))
@@ -189,8 +189,8 @@ def test_a_bad_secret_file(tmp_path: Path, content: bytes, remedy: str) -> None:
     assert "planted" not in problem
 
 
-def test_a_secret_and_its_file(tmp_path: Path) -> None:
-    """Which of the two was meant is not guessed."""
+def test_a_secret_and_its_file_exclude_each_other(tmp_path: Path) -> None:
+    """The settings do not guess which of the two was meant."""
     path = tmp_path / "secret"
     path.write_text("other")
     (problem,) = problems(token=SECRET, token_file=str(path))
@@ -198,7 +198,7 @@ def test_a_secret_and_its_file(tmp_path: Path) -> None:
 
 
 def test_settings_are_frozen_and_masked() -> None:
-    """A secret shows in no repr, and nothing changes after start."""
+    """The repr shows no secret, and no setting can be changed."""
     settings = read(token=SECRET, client_id="an-id", client_secret=SECRET)
     assert SECRET not in repr(settings)
     assert "token='***'" in repr(settings)
@@ -207,7 +207,7 @@ def test_settings_are_frozen_and_masked() -> None:
 
 
 def test_settings_made_by_hand_are_checked_too() -> None:
-    """A secret with a line break never gets as far as requests, which would quote it."""
+    """A secret with a line break never reaches requests, which would quote it."""
     with pytest.raises(SettingsError) as caught:
         Settings(token="planted-secret\nX: y")
     assert SECRET not in str(caught.value)
@@ -237,7 +237,7 @@ HAND_MADE: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("values", "name"), HAND_MADE)
 def test_hand_made_settings_are_checked(values: dict[str, Any], name: str) -> None:
-    """A value that is passed in goes through the same table as one that is read."""
+    """A value that is passed in is checked by the same table as one that is read."""
     with pytest.raises(SettingsError) as caught:
         Settings(**values)
     (problem,) = caught.value.problems
@@ -245,20 +245,20 @@ def test_hand_made_settings_are_checked(values: dict[str, Any], name: str) -> No
     assert "planted" not in problem
 
 
-def test_hand_made_text_is_understood() -> None:
-    """`"false"` is false: it does not open the exchange because it is a string that is not empty."""
+def test_text_in_hand_made_settings_is_parsed() -> None:
+    """The string `"false"` is false, although it is not empty."""
     settings = Settings(exchange_public="false", trusted_proxies="2", timeout="3")  # type: ignore[arg-type]
     assert (settings.exchange_public, settings.trusted_proxies, settings.timeout) == (False, 2, 3.0)
 
 
-def test_problems_of_hand_made_settings_come_together() -> None:
-    """Each on a line of its own."""
+def test_problems_of_hand_made_settings_are_reported_together() -> None:
+    """Each problem is one entry of the error."""
     with pytest.raises(SettingsError) as caught:
         Settings(rate_limit="nonsense", trusted_proxies=-1, token="a b")
     assert len(caught.value.problems) == 3
 
 
-def test_a_problem_of_a_file_comes_with_the_others(tmp_path: Path) -> None:
+def test_a_problem_of_a_file_is_reported_with_the_others(tmp_path: Path) -> None:
     """A file that cannot be read hides no other problem."""
     found = problems(token_file=str(tmp_path / "missing"), rate_limit="x", network="moonnet")
     assert [problem.split()[0] for problem in found] == [
@@ -270,7 +270,7 @@ def test_a_problem_of_a_file_comes_with_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["TOKEN", "CLIENT_SECRET", "REDIS_URL"])
 def test_every_secret_may_come_from_a_file(tmp_path: Path, name: str) -> None:
-    """And is masked in `repr`."""
+    """Such a secret is masked in the repr too."""
     path = tmp_path / "secret"
     path.write_text("redis://:planted@127.0.0.1/0\n")
     settings = Settings.from_mapping({f"BAKRYPT_{name}_FILE": str(path)})

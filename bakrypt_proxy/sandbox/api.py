@@ -1,4 +1,4 @@
-"""The sandbox's API behind the bearer check: files, assets and their transactions, in bakrypt's shapes."""
+"""The sandbox's API for bearer tokens: files, assets and transactions, in bakrypt's shapes."""
 
 import base64
 import hashlib
@@ -19,11 +19,11 @@ _DONE = {
     "refund": ("refund", "The deposit was returned."),
 }
 
-Check = Callable[[], str | Response]
+BearerCheck = Callable[[], str | Response]
 
 
 class Ledger:
-    """What the users have made so far. Nobody sees what is another's."""
+    """The assets and transactions that users have created. Each user sees only their own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,12 @@ class Ledger:
     def add(
         self, username: str, items: list[dict[str, Any]]
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Make assets of one collection, and the transaction that would mint them."""
+        """Create the assets of one collection and one transaction for all of them.
+
+        :param username: who creates them.
+        :param items: the assets, as in the request body.
+        :returns: the assets and the transaction.
+        """
         transaction = _transaction(len(items))
         assets = [
             {**item, "uuid": str(uuid.uuid4()), "transaction": transaction["uuid"]}
@@ -45,25 +50,37 @@ class Ledger:
         return assets, transaction
 
     def assets(self, username: str) -> list[dict[str, Any]]:
-        """Return a user's assets, oldest first."""
+        """Return a user's assets, oldest first.
+
+        :param username: whose assets.
+        """
         return [asset for owner, asset in self._assets if owner == username]
 
     def transaction(self, username: str, key: str) -> dict[str, Any]:
-        """Return a user's transaction; another's is not found."""
+        """Return a user's transaction.
+
+        :param username: who asks.
+        :param key: the transaction's uuid.
+        :raises NotFound: if it does not exist or belongs to another user.
+        """
         owner, transaction = self._transactions.get(key, (None, {}))
         if owner != username:
             raise NotFound("Not found.")
         return transaction
 
 
-def create_blueprint(check_bearer: Check) -> Blueprint:
-    """Return the `/v1/` routes. `check_bearer` gives the user's name, or the reply that refuses the request."""
+def create_blueprint(check_bearer: BearerCheck) -> Blueprint:
+    """Return a blueprint with the `/v1/` routes and an empty ledger.
+
+    :param check_bearer: returns the name of the user to whom the request's token belongs, or the
+        response that refuses the request.
+    """
     api = Blueprint("v1", __name__, url_prefix="/v1")
     ledger = Ledger()
 
     @api.before_request
     def identify() -> Response | None:
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS":  # a preflight carries no token
             return None
         found = check_bearer()
         if isinstance(found, Response):

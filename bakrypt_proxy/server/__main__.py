@@ -1,12 +1,13 @@
-"""granian, the production server, with its workers kept small and out of each other's way.
+"""The production server: granian, with settings that suit many threads and forked workers.
 
-`python -m bakrypt_proxy.server --factory app:create_app` serves any WSGI app. It takes all options of `granian`, with
-some other defaults. What it does besides, on Linux:
+`python -m bakrypt_proxy.server --factory app:create_app` serves any WSGI app. It accepts all
+options of `granian`; some of them have another default. On Linux it also does this:
 
-- The app's module is imported once, before the workers are forked, so that they share the memory that this takes; not
-  with `--reload` and `--env-files`, and not if it is given as a path: then each worker imports it, as granian has it.
-- Where there are as many workers as processors, each has one to itself: a worker runs Python in one thread at a time,
-  and to hand over to the next costs much less on the same processor.
+- It imports the app's module once, before it forks the workers, so that they share that memory.
+  With `--reload`, with `--env-files`, and for an app that is given as a file path, each worker
+  imports the module itself, as it does with granian.
+- With as many workers as processors, it pins each worker to its own processor. A worker runs
+  Python in one thread at a time, and a switch between threads costs much less on one processor.
 """
 
 import gc
@@ -24,21 +25,27 @@ from .pinning import Pinning
 _DEFAULTS = {
     "interface": "wsgi",
     "http": "1",
-    "websockets": False,  # which WSGI does not know
-    "blocking_threads": 256,  # of each worker; granian starts as many as there is work for
+    "websockets": False,  # not part of WSGI
+    "blocking_threads": 256,  # the limit for each worker; granian starts threads on demand
     "respawn_failed_workers": True,
-    "workers_kill_timeout": 15,  # seconds; in granian 2.8 a worker that has answered everything does not always end
+    # Seconds. In granian 2.8 a worker that has sent all its responses does not always exit.
+    "workers_kill_timeout": 15,
 }
-# Of granian's allocator: what it would keep for each thread is a third of the memory of a worker with 250 of them.
+# A setting of granian's allocator. Without it, the caches that the allocator keeps for each thread
+# take a third of the memory of a worker with 250 threads.
 _ALLOCATOR = ("_RJEM_MALLOC_CONF", "tcache:false")
-# Seconds until a thread takes the interpreter from another by force. A request needs it for a millisecond; with
-# Python's 5 ms, the hundreds that come back from bakrypt at once take it from each other, and half the time is lost.
+# Seconds until a waiting thread forces another one to give up the interpreter. A request needs the
+# interpreter for about a millisecond. With Python's default of 5 ms, the hundreds of threads whose
+# responses from bakrypt arrive together interrupt each other, and half of the time is lost.
 _SWITCH_INTERVAL = 0.05
 
 
 def main() -> None:
-    """Read the command line, as granian does, and serve until a signal ends it."""
-    os.environ.setdefault(*_ALLOCATOR)  # it is read when granian is imported
+    """Read granian's command line and serve until a signal stops the server.
+
+    :raises click.UsageError: if the app's module does not exist.
+    """
+    os.environ.setdefault(*_ALLOCATOR)  # the allocator reads it when granian is imported
     from granian.cli import cli  # noqa: PLC0415
 
     def serve(**options: Any) -> None:
@@ -46,9 +53,11 @@ def main() -> None:
             _prepare(**options)
         click.get_current_context().invoke(cli, **options)
 
-    about = "Serve a WSGI app with granian: with its options, and some other defaults."
     command = click.Command(
-        "python -m bakrypt_proxy.server", params=cli.params, callback=serve, help=about
+        "python -m bakrypt_proxy.server",
+        params=cli.params,
+        callback=serve,
+        help="Serve a WSGI app with granian. Takes granian's options; some defaults differ.",
     )
     command(auto_envvar_prefix="GRANIAN", default_map=_DEFAULTS)
 
@@ -56,7 +65,7 @@ def main() -> None:
 def _prepare(
     *, app: str, workers: int, working_dir: Path | None, reload: bool, env_files: Any, **_: Any
 ) -> None:
-    """Do in this process what its workers are to find done when they are forked."""
+    """Prepare this process so that the forked workers inherit the result."""
     multiprocessing.set_start_method("fork")  # Python's own default up to 3.13
     sys.setswitchinterval(_SWITCH_INTERVAL)
     module = app.partition(":")[0]
@@ -64,7 +73,7 @@ def _prepare(
         sys.path.insert(0, str(working_dir or Path.cwd()))
         _import(module)
     gc.collect()
-    gc.freeze()  # a collection in a worker would write to the pages that it shares
+    gc.freeze()  # otherwise a collection in a worker writes to the shared pages and copies them
     Pinning().install(workers)
 
 
@@ -73,7 +82,7 @@ def _import(name: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
-            raise
+            raise  # the module exists and fails to import another one
         raise click.UsageError(f"there is no module {name} here") from None
 
 

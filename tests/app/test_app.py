@@ -1,4 +1,4 @@
-"""Our own app: what `flask run` gives somebody who has none yet."""
+"""Our own app, as `flask run` starts it."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def app() -> Iterator[Flask]:
 
 
 def test_with_the_embedded_sandbox(app: Flask) -> None:
-    """No account, no second terminal: both routes and the page work."""
+    """Both routes and the page work without an account and a second terminal."""
     client = app.test_client()
     assert client.post("/auth/exchange/").status_code == 200
     assert (
@@ -44,8 +44,8 @@ def test_with_the_embedded_sandbox(app: Flask) -> None:
     assert app.extensions["bakrypt_sandbox"].calls == {"/auth/exchange/": 1, "/auth/token/": 1}
 
 
-def test_with_a_sandbox_that_runs_alone(sandbox: Sandbox) -> None:
-    """Several workers can share one, at BAKRYPT_URL."""
+def test_with_a_standalone_sandbox(sandbox: Sandbox) -> None:
+    """Several workers can share the sandbox at `BAKRYPT_URL`."""
     app = create_app(SANDBOX | {"BAKRYPT_URL": sandbox.url})
     assert "bakrypt_sandbox" not in app.extensions
     assert app.test_client().post("/auth/exchange/").status_code == 200
@@ -55,7 +55,7 @@ def test_with_a_sandbox_that_runs_alone(sandbox: Sandbox) -> None:
 def test_real_credentials_never_go_to_the_sandbox(
     upstream: Upstream, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """A .env with a secret and without a network is answered with a warning."""
+    """If real credentials are set without a network, the app warns and ignores them."""
     secret = tmp_path / "secret"
     secret.write_text("planted-client-secret")
     real = {
@@ -73,7 +73,7 @@ def test_real_credentials_never_go_to_the_sandbox(
 
 
 def test_a_real_network_stays_closed(upstream: Upstream) -> None:
-    """What opens the sandbox does not open the account, nor does what .flaskenv leaves in the environment."""
+    """The settings in `.flaskenv` open exchange for the sandbox only."""
     committed = {
         key: value
         for key, value in dotenv_values(ROOT / ".flaskenv").items()
@@ -86,28 +86,28 @@ def test_a_real_network_stays_closed(upstream: Upstream) -> None:
 
 
 def test_a_sandbox_can_be_closed() -> None:
-    """A deliberate false is not taken for absent."""
+    """`BAKRYPT_EXCHANGE_PUBLIC=False` is not treated as absent."""
     app = create_app(SANDBOX | {"BAKRYPT_EXCHANGE_PUBLIC": False})
     with app.extensions["bakrypt_sandbox"]:
         assert app.test_client().post("/auth/exchange/").status_code == 403
 
 
 def test_an_empty_setting_is_not_set() -> None:
-    """As a line of .env that was left blank."""
+    """A blank line in `.env` counts as absent."""
     app = create_app(SANDBOX | {"BAKRYPT_EXCHANGE_PUBLIC": "", "BAKRYPT_URL": " "})
     with app.extensions["bakrypt_sandbox"]:
         assert app.test_client().post("/auth/exchange/").status_code == 200
 
 
 def test_healthz(upstream: Upstream) -> None:
-    """It says that the process answers, and asks nothing of bakrypt."""
-    reply = create_app(upstream.environ).test_client().get("/healthz")
-    assert (reply.status_code, reply.json) == (200, {"status": "ok"})
+    """`/healthz` reports that the process answers, without a call to bakrypt."""
+    response = create_app(upstream.environ).test_client().get("/healthz")
+    assert (response.status_code, response.json) == (200, {"status": "ok"})
     assert upstream.requests == []
 
 
 def test_the_page_allows_nothing_that_it_does_not_need(upstream: Upstream) -> None:
-    """No inline code, no framing, no other address than the API's."""
+    """The policy forbids inline code, framing, and all addresses but the API's."""
     client = create_app(upstream.environ).test_client()
     policy = client.get("/").headers["Content-Security-Policy"]
     assert "unsafe" not in policy
@@ -118,7 +118,7 @@ def test_the_page_allows_nothing_that_it_does_not_need(upstream: Upstream) -> No
 
 
 def test_flask_run_in_a_fresh_clone() -> None:
-    """The committed .flaskenv is enough: FLASK_APP and the network are set, and nothing is asked for."""
+    """The committed `.flaskenv` sets the app and the network; nothing else is needed."""
     environ = {
         key: value
         for key, value in os.environ.items()
@@ -139,6 +139,6 @@ def test_flask_run_in_a_fresh_clone() -> None:
 
 
 def test_the_page_finds_its_routes_where_the_app_is_mounted(app: Flask) -> None:
-    """Behind a path prefix too."""
+    """The page works behind a path prefix."""
     page = app.test_client().get("/", base_url="http://localhost/mounted").text
     assert 'data-module="/mounted/auth/bakrypt.js"' in page

@@ -17,17 +17,17 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="need
 
 @pytest.mark.timeout(90)
 def test_load_and_faults() -> None:
-    """Every request gets a reply of the contract, in time; every token goes to its own caller; nothing is left over."""
+    """Each response is correct and in time; each token has the right user; nothing leaks."""
     report = load.run(14, 40, threads=32)
     assert report.check(40) == []
-    assert report.replies["/auth/exchange/ 200"] > 500
-    assert report.replies["/auth/token/ 200"] > 200
-    assert report.replies["/auth/token/ 429"] > 10
-    assert report.replies["/auth/token/ 500"] > 10
+    assert report.responses["/auth/exchange/ 200"] > 500
+    assert report.responses["/auth/token/ 200"] > 200
+    assert report.responses["/auth/token/ 429"] > 10
+    assert report.responses["/auth/token/ 500"] > 10
 
 
 def test_a_graceful_stop(sandbox: Sandbox) -> None:
-    """Requests in flight are answered before the server ends."""
+    """The server answers open requests before it ends."""
     sandbox.delay = 1
     results: list[int] = []
     with load.server(sandbox.url, workers=2, threads=8) as (port, parent):

@@ -1,4 +1,4 @@
-"""Guessing passwords is slow: our app counts attempts by client address."""
+"""Our app limits password attempts by client address."""
 
 import shutil
 import time
@@ -35,27 +35,27 @@ def client(sandbox: Sandbox) -> FlaskClient:
 
 
 def attempt(client: FlaskClient, times: int, **arguments: Any) -> list[int]:
-    """Try a wrong password so many times, and return the statuses."""
+    """Try a wrong password this many times and return the statuses."""
     return [client.post("/auth/token/", data=WRONG, **arguments).status_code for _ in range(times)]
 
 
 def test_too_many_attempts(client: FlaskClient, sandbox: Sandbox) -> None:
-    """429 with the contract's body and the seconds to wait, and bakrypt is not bothered."""
+    """The 429 has an error body and `Retry-After`, and bakrypt gets no request."""
     assert attempt(client, 3) == [400, 400, 400]
-    reply = client.post("/auth/token/", data=WRONG)
-    assert reply.status_code == 429
-    assert reply.get_json()["error"] == "too_many_requests"
-    seconds = int(reply.headers["Retry-After"])
+    response = client.post("/auth/token/", data=WRONG)
+    assert response.status_code == 429
+    assert response.get_json()["error"] == "too_many_requests"
+    seconds = int(response.headers["Retry-After"])
     assert 0 < seconds <= 3600
-    assert reply.get_json()["error_description"] == (
+    assert response.get_json()["error_description"] == (
         f"Too many attempts. Try again in {seconds} seconds."
     )
-    assert reply.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "no-store"
     assert sandbox.calls == {"/auth/token/": 3}
 
 
-def test_a_right_password_counts_too(client: FlaskClient) -> None:
-    """Else a guesser with one account of his own would have no limit."""
+def test_a_correct_password_counts_too(client: FlaskClient) -> None:
+    """Otherwise an attacker could avoid the limit with their own account."""
     right = {"username": "alice", "password": "alice-password"}
     assert [client.post("/auth/token/", json=right).status_code for _ in range(4)] == [
         200,
@@ -66,7 +66,7 @@ def test_a_right_password_counts_too(client: FlaskClient) -> None:
 
 
 def test_malformed_attempts_count_too(client: FlaskClient) -> None:
-    """Whatever its type, what is no refresh is an attempt."""
+    """Every request that is not a refresh is an attempt, whatever its content type."""
     assert client.post("/auth/token/", data=b"x" * 70_000).status_code == 413
     assert (
         client.post("/auth/token/", data=b"{", content_type="application/json").status_code == 400
@@ -74,34 +74,34 @@ def test_malformed_attempts_count_too(client: FlaskClient) -> None:
     assert attempt(client, 2) == [400, 429]
 
 
-def test_refreshes_and_exchanges_are_free(client: FlaskClient) -> None:
-    """Who renews a token guesses nothing."""
+def test_refreshes_and_exchanges_do_not_count(client: FlaskClient) -> None:
+    """Nobody guesses a password by renewing a token."""
     refresh = {"grant_type": "refresh_token", "refresh_token": "x"}
     assert {client.post("/auth/token", json=refresh).status_code for _ in range(10)} == {400}
     assert {client.post("/auth/exchange").status_code for _ in range(10)} == {200}
     assert attempt(client, 1) == [400]
 
 
-def test_both_spellings_are_one(client: FlaskClient) -> None:
-    """The slash opens no second account of attempts."""
+def test_both_spellings_share_one_count(client: FlaskClient) -> None:
+    """The path without the slash has no count of its own."""
     attempt(client, 3)
     assert client.post("/auth/token", json=WRONG).status_code == 429
 
 
-def test_a_forged_address_gains_nothing(client: FlaskClient) -> None:
-    """`X-Forwarded-For` is the caller's word, unless proxies of ours are known to stand in front."""
+def test_a_forged_address_does_not_help(client: FlaskClient) -> None:
+    """Without trusted proxies the app ignores `X-Forwarded-For`."""
     statuses = [attempt(client, 1, headers={"X-Forwarded-For": f"10.0.0.{n}"})[0] for n in range(4)]
     assert statuses == [400, 400, 400, 429]
 
 
-def test_addresses_are_counted_apart(client: FlaskClient) -> None:
-    """One guesser locks nobody else out."""
+def test_addresses_are_counted_separately(client: FlaskClient) -> None:
+    """An attacker at one address locks nobody else out."""
     attempt(client, 4)
     assert attempt(client, 1, environ_base={"REMOTE_ADDR": "127.0.0.2"}) == [400]
 
 
 def test_behind_a_proxy(sandbox: Sandbox) -> None:
-    """The address that the one trusted proxy has seen counts, and not what the caller wrote before it."""
+    """The address from the trusted proxy counts; what the caller wrote does not."""
     client = create(sandbox, trusted_proxies=1).test_client()
     forged = [
         attempt(client, 1, headers={"X-Forwarded-For": f"10.0.0.{n}, 192.0.2.1"})[0]
@@ -111,8 +111,8 @@ def test_behind_a_proxy(sandbox: Sandbox) -> None:
     assert attempt(client, 1, headers={"X-Forwarded-For": "192.0.2.2"}) == [400]
 
 
-def test_a_network_of_ipv6_is_one_client(client: FlaskClient) -> None:
-    """Its owner has all of its addresses; an IPv4 address written in IPv6 is itself."""
+def test_an_ipv6_network_is_one_client(client: FlaskClient) -> None:
+    """One caller owns a whole IPv6 network; a mapped IPv4 address counts as IPv4."""
     statuses = [
         attempt(client, 1, environ_base={"REMOTE_ADDR": f"2001:db8::{n}"})[0] for n in range(4)
     ]
@@ -155,8 +155,8 @@ def test_a_unix_socket_has_no_address(client: FlaskClient, address: str | None) 
     assert attempt(client, 4, environ_overrides=environ) == [400, 400, 400, 429]
 
 
-def test_a_proxy_is_not_believed_what_it_does_not_say(sandbox: Sandbox) -> None:
-    """It may hand the caller's own port and prefix on."""
+def test_port_and_prefix_of_a_proxy_are_ignored(sandbox: Sandbox) -> None:
+    """A proxy may forward the caller's own `X-Forwarded-Port` and `-Prefix`."""
     client = create(sandbox, trusted_proxies=1).test_client()
     forged = {
         "X-Forwarded-Port": "6666",
@@ -169,7 +169,7 @@ def test_a_proxy_is_not_believed_what_it_does_not_say(sandbox: Sandbox) -> None:
 
 
 def test_behind_a_proxy_our_own_origin_is_known(sandbox: Sandbox) -> None:
-    """By the scheme and host that the proxy has seen."""
+    """Our own origin has the scheme and host that the proxy reports."""
     client = create(sandbox, trusted_proxies=1, trusted_hosts="shop.example.com").test_client()
     seen = {
         "X-Forwarded-Proto": "https",
@@ -181,14 +181,14 @@ def test_behind_a_proxy_our_own_origin_is_known(sandbox: Sandbox) -> None:
 
 
 def test_cors_on_429(sandbox: Sandbox) -> None:
-    """A page reads it, with the time to wait."""
+    """A page can read the error and the time to wait."""
     origin = {"Origin": "https://shop.example.com"}
     client = create(sandbox, allowed_origins=origin["Origin"]).test_client()
     attempt(client, 3)
-    reply = client.post("/auth/token/", data=WRONG, headers=origin)
-    assert reply.status_code == 429
-    assert reply.headers["Access-Control-Allow-Origin"] == origin["Origin"]
-    assert "Retry-After" in reply.headers["Access-Control-Expose-Headers"]
+    response = client.post("/auth/token/", data=WRONG, headers=origin)
+    assert response.status_code == 429
+    assert response.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+    assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 def test_counted_in_redis(sandbox: Sandbox, redis_server: RedisServer) -> None:
-    """All processes count together; without Redis each goes on by itself, and nobody fails."""
+    """Processes count together; if Redis fails, each counts by itself and no request fails."""
     clients = [create(sandbox, redis_url=redis_server.url).test_client() for _ in range(2)]
     assert [attempt(clients[n % 2], 1)[0] for n in range(4)] == [400, 400, 400, 429]
     redis_server.freeze()
@@ -213,6 +213,6 @@ def test_counted_in_redis(sandbox: Sandbox, redis_server: RedisServer) -> None:
 
 
 def test_redis_by_a_unix_socket(sandbox: Sandbox) -> None:
-    """The limiter takes the address too, and goes on without a Redis behind it."""
+    """The limiter accepts a socket path and works without a Redis behind it."""
     client = create(sandbox, redis_url="unix:///nowhere/redis.sock").test_client()
     assert attempt(client, 4) == [400, 400, 400, 429]

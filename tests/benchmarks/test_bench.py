@@ -1,4 +1,4 @@
-"""A short run of `benchmarks/bench.py`: it starts everybody, and says what came of it."""
+"""A short run of `benchmarks/bench.py` with all its servers."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    """Run the benchmark; `environ` takes the place of the whole environment."""
+    """Run the benchmark. `environ` replaces the whole environment."""
     command = [sys.executable, str(BENCH), *arguments]
     return subprocess.run(
         command,
@@ -29,7 +29,7 @@ def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.timeout(110)
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 def test_a_short_benchmark(tmp_path: Path) -> None:
-    """No request fails, and each goal gets its ratio, printed and in the files."""
+    """No request fails, and the output and the files contain the ratio of each goal."""
     done = run("--only", "exchange", "--rounds", "1", "--seconds", "1", "--output", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No request failed." in done.stdout
@@ -42,7 +42,7 @@ def test_a_short_benchmark(tmp_path: Path) -> None:
 
 
 def test_a_missing_program(tmp_path: Path) -> None:
-    """Without wrk and the others it says what to install, and starts nothing."""
+    """Without wrk the benchmark says what to install and starts no server."""
     done = run("--output", str(tmp_path), PATH=str(tmp_path))
     assert done.returncode == 1
     assert (

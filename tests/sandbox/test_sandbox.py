@@ -1,4 +1,4 @@
-"""The sandbox answers as bakrypt's engines do, and is no more than a sandbox."""
+"""The sandbox answers as bakrypt's engines do and only works as a sandbox."""
 
 import io
 from typing import Any
@@ -60,12 +60,12 @@ def post(url: str, **arguments: Any) -> requests.Response:
 def test_token_errors(
     sandbox: Sandbox, change: dict[str, Any], status: int, body: dict[str, str]
 ) -> None:
-    """The bodies of `upstream.md`, for they come from the same engine."""
-    reply = post(f"{sandbox.url}/auth/token/", data=FORM | change)
-    assert reply.status_code == status
-    assert reply.json() == body
+    """The token route sends the error bodies of `upstream.md`, from the same engine."""
+    response = post(f"{sandbox.url}/auth/token/", data=FORM | change)
+    assert response.status_code == status
+    assert response.json() == body
     if status == 401:
-        assert reply.headers["WWW-Authenticate"] == 'Bearer error="invalid_client"'
+        assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_client"'
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_token_errors(
     ],
 )
 def test_exchange_errors(sandbox: Sandbox, header: dict[str, str], detail: str) -> None:
-    """Django REST framework's bodies."""
-    reply = post(f"{sandbox.url}/auth/exchange/", headers=header)
-    assert (reply.status_code, reply.json()) == (401, {"detail": detail})
-    assert reply.headers["WWW-Authenticate"] == "Token"
+    """The exchange route sends the error bodies of Django REST framework."""
+    response = post(f"{sandbox.url}/auth/exchange/", headers=header)
+    assert (response.status_code, response.json()) == (401, {"detail": detail})
+    assert response.headers["WWW-Authenticate"] == "Token"
 
 
 def test_exchanges_are_independent(sandbox: Sandbox, bakrypt: BakryptClient) -> None:
-    """A second one leaves the first token alive."""
+    """A second exchange does not revoke the token of the first one."""
     first, second = bakrypt.exchange(), bakrypt.exchange()
     assert first["access_token"] != second["access_token"]
     assert (
@@ -95,14 +95,14 @@ def test_exchanges_are_independent(sandbox: Sandbox, bakrypt: BakryptClient) -> 
 
 
 def test_a_refresh_revokes_the_old_access_token(sandbox: Sandbox, bakrypt: BakryptClient) -> None:
-    """At once, as bakrypt's engine does."""
+    """A refresh revokes the old access token at once, as bakrypt does."""
     old = bakrypt.password("bob", "bob-password")
     bakrypt.refresh(old["refresh_token"])
     assert sandbox.store.owner(old["access_token"]) is None
 
 
-def test_tokens_end(clock: Clock) -> None:
-    """After `expires_in` seconds of the clock."""
+def test_tokens_expire(clock: Clock) -> None:
+    """A token expires `expires_in` seconds after it was issued."""
     with Sandbox(expires_in=60, clock=clock).listen() as sandbox:
         with BakryptClient(Settings.from_mapping(sandbox.environ)) as bakrypt:
             token = bakrypt.exchange()
@@ -113,59 +113,59 @@ def test_tokens_end(clock: Clock) -> None:
         assert sandbox.store.owner(token["access_token"]) is None
 
 
-def test_a_path_without_its_slash_is_a_301(sandbox: Sandbox) -> None:
-    """Django's, which turns a POST into a GET."""
-    reply = post(f"{sandbox.url}/auth/exchange")
-    assert reply.status_code == 301
-    assert reply.headers["Location"].endswith("/auth/exchange/")
+def test_a_path_without_its_slash_is_redirected(sandbox: Sandbox) -> None:
+    """The status is 301, as from Django; a client then turns its POST into a GET."""
+    response = post(f"{sandbox.url}/auth/exchange")
+    assert response.status_code == 301
+    assert response.headers["Location"].endswith("/auth/exchange/")
 
 
 def test_wrong_method(sandbox: Sandbox) -> None:
-    """As Django REST framework says it."""
-    reply = requests.get(f"{sandbox.url}/auth/exchange/", timeout=5)
-    assert (reply.status_code, reply.json()) == (405, {"detail": 'Method "GET" not allowed.'})
+    """A wrong method gets the 405 body of Django REST framework."""
+    response = requests.get(f"{sandbox.url}/auth/exchange/", timeout=5)
+    assert (response.status_code, response.json()) == (405, {"detail": 'Method "GET" not allowed.'})
 
 
-def test_mishaps(sandbox: Sandbox) -> None:
-    """Failing, throttling, and well again; calls are counted all the same."""
+def test_failures_on_request(sandbox: Sandbox) -> None:
+    """The sandbox fails, throttles or waits when told to, and counts every call."""
     sandbox.fail = 503
     assert post(f"{sandbox.url}/auth/token/", data=FORM).status_code == 503
     sandbox.fail, sandbox.throttle = None, 7
-    reply = post(f"{sandbox.url}/auth/token/", data=FORM)
-    assert (reply.status_code, reply.headers["Retry-After"]) == (429, "7")
-    assert reply.json() == {"detail": "Request was throttled. Expected available in 7 seconds."}
+    response = post(f"{sandbox.url}/auth/token/", data=FORM)
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "7")
+    assert response.json() == {"detail": "Request was throttled. Expected available in 7 seconds."}
     sandbox.throttle, sandbox.delay = None, 0.2
-    reply = post(f"{sandbox.url}/auth/token/", data=FORM)
-    assert reply.status_code == 200
-    assert reply.elapsed.total_seconds() >= 0.2
+    response = post(f"{sandbox.url}/auth/token/", data=FORM)
+    assert response.status_code == 200
+    assert response.elapsed.total_seconds() >= 0.2
     assert sandbox.calls == {"/auth/token/": 3}
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1"]
 )
-def test_strange_host_names_are_refused(sandbox: Sandbox, host: str) -> None:
-    """A page whose name a stranger's DNS points at this machine gets nothing."""
+def test_foreign_host_names_are_refused(sandbox: Sandbox, host: str) -> None:
+    """A page gets nothing through a foreign name whose DNS entry points at this machine."""
     assert post(f"{sandbox.url}/auth/exchange/", headers={"Host": host}).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:5001", "127.0.0.1", "[::1]:5001"])
 def test_loopback_names_are_answered(sandbox: Sandbox, host: str) -> None:
-    """All names of this machine."""
+    """The sandbox answers under every loopback name."""
     assert post(f"{sandbox.url}/auth/exchange/", headers={"Host": host}).status_code == 401
 
 
-def test_it_listens_on_loopback_alone(sandbox: Sandbox) -> None:
-    """And has no way to be told otherwise."""
+def test_it_listens_only_on_loopback(sandbox: Sandbox) -> None:
+    """The sandbox listens on 127.0.0.1."""
     assert sandbox.url.startswith("http://127.0.0.1:")
 
 
 class TestApi:
-    """What a token opens."""
+    """The API that a token opens."""
 
     @pytest.fixture
     def bearer(self, bakrypt: BakryptClient) -> dict[str, str]:
-        """The header of alice's token."""
+        """The `Authorization` header with alice's token."""
         token = bakrypt.password("alice", "alice-password")
         return {"Authorization": f"Bearer {token['access_token']}"}
 
@@ -173,20 +173,20 @@ class TestApi:
         "header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Token x"}]
     )
     def test_needs_a_bearer_token(self, sandbox: Sandbox, header: dict[str, str]) -> None:
-        """Nothing without one."""
-        reply = post(f"{sandbox.url}/v1/files/", headers=header)
-        assert reply.status_code == 401
-        assert reply.json() == {"detail": "Authentication credentials were not provided."}
+        """Without a valid bearer token the API answers with 401."""
+        response = post(f"{sandbox.url}/v1/files/", headers=header)
+        assert response.status_code == 401
+        assert response.json() == {"detail": "Authentication credentials were not provided."}
 
     def test_upload(self, sandbox: Sandbox, bearer: dict[str, str]) -> None:
-        """The attachment of bakrypt's reference."""
-        reply = post(
+        """An upload returns the attachment of bakrypt's reference."""
+        response = post(
             f"{sandbox.url}/v1/files/",
             headers=bearer,
             files={"file": ("ü.txt", io.BytesIO(b"hello"), "text/plain")},
         )
-        assert reply.status_code == 201
-        attachment = reply.json()
+        assert response.status_code == 201
+        attachment = response.json()
         assert set(attachment) == {
             "uuid", "file", "name", "filename", "size", "mimetype", "ipfs", "gateway", "created_on",
         }  # fmt: skip
@@ -198,14 +198,17 @@ class TestApi:
         assert attachment["ipfs"].startswith("ipfs://Qm")
 
     def test_upload_without_a_file(self, sandbox: Sandbox, bearer: dict[str, str]) -> None:
-        """A member with a list of messages."""
-        reply = post(f"{sandbox.url}/v1/files/", headers=bearer)
-        assert (reply.status_code, reply.json()) == (400, {"file": ["No file was submitted."]})
+        """The error names the field and has a list of messages."""
+        response = post(f"{sandbox.url}/v1/files/", headers=bearer)
+        assert (response.status_code, response.json()) == (
+            400,
+            {"file": ["No file was submitted."]},
+        )
 
-    def test_one_asset_brings_its_transaction(
+    def test_one_asset_contains_its_transaction(
         self, sandbox: Sandbox, bearer: dict[str, str]
     ) -> None:
-        """Whole, and it can be looked at and acted on."""
+        """One asset contains its whole transaction, which can be read and minted once."""
         asset = post(f"{sandbox.url}/v1/assets/", headers=bearer, json={"name": "A coin"}).json()
         transaction = asset["transaction"]
         url = f"{sandbox.url}/v1/transactions/{transaction['uuid']}/"
@@ -217,7 +220,7 @@ class TestApi:
         }
 
     def test_a_list_is_a_collection(self, sandbox: Sandbox, bearer: dict[str, str]) -> None:
-        """Its transaction is named by uuid in each item; the list is paged."""
+        """The items of a list name one transaction by uuid; `GET` returns a page."""
         assets = post(
             f"{sandbox.url}/v1/assets/", headers=bearer, json=[{"name": "A"}, {"name": "B"}]
         ).json()
@@ -225,23 +228,21 @@ class TestApi:
         page = requests.get(f"{sandbox.url}/v1/assets/", headers=bearer, timeout=5).json()
         assert page == {"count": 2, "next": None, "previous": None, "results": assets}
 
-    def test_another_users_things_are_not_found(
+    def test_assets_of_another_user_are_not_found(
         self, sandbox: Sandbox, bakrypt: BakryptClient, bearer: dict[str, str]
     ) -> None:
-        """Nobody sees what is another's."""
+        """A user cannot see another user's assets and transactions."""
         asset = post(f"{sandbox.url}/v1/assets/", headers=bearer, json={"name": "A"}).json()
-        bobs = {
-            "Authorization": f"Bearer {bakrypt.password('bob', 'bob-password')['access_token']}"
-        }
+        bob = {"Authorization": f"Bearer {bakrypt.password('bob', 'bob-password')['access_token']}"}
         url = f"{sandbox.url}/v1/transactions/{asset['transaction']['uuid']}/"
-        assert requests.get(url, headers=bobs, timeout=5).status_code == 404
+        assert requests.get(url, headers=bob, timeout=5).status_code == 404
         assert (
-            requests.get(f"{sandbox.url}/v1/assets/", headers=bobs, timeout=5).json()["count"] == 0
+            requests.get(f"{sandbox.url}/v1/assets/", headers=bob, timeout=5).json()["count"] == 0
         )
 
     def test_a_browser_may_call_it(self, sandbox: Sandbox) -> None:
-        """From any page, as the official web component does."""
+        """CORS allows every origin, because the official web component runs on any page."""
         headers = {"Origin": "https://shop.example.com", "Access-Control-Request-Method": "POST"}
-        reply = requests.options(f"{sandbox.url}/v1/files/", headers=headers, timeout=5)
-        assert reply.ok
-        assert reply.headers["Access-Control-Allow-Origin"] == "https://shop.example.com"
+        response = requests.options(f"{sandbox.url}/v1/files/", headers=headers, timeout=5)
+        assert response.ok
+        assert response.headers["Access-Control-Allow-Origin"] == "https://shop.example.com"

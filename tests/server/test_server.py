@@ -1,4 +1,4 @@
-"""`bakrypt_proxy.server`: granian, with a processor for each worker and the app imported once."""
+"""`bakrypt_proxy.server`: granian, with pinned workers and an app that is imported once."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 from processes import free_port
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="Linux alone lets a process choose its processor"
+    sys.platform != "linux", reason="only Linux lets a process choose its processor"
 )
 
 APP = """
@@ -25,10 +25,10 @@ print("imported by", os.getpid(), file=sys.stderr, flush=True)
 
 
 def create_app():
-    return answer
+    return respond
 
 
-def answer(environ, start_response):
+def respond(environ, start_response):
     start_response("200 OK", [])
     return [f"{sys.getswitchinterval():.3f}".encode()]
 """
@@ -36,7 +36,7 @@ PROCESSORS = sorted(os.sched_getaffinity(0))[:2] if sys.platform == "linux" else
 
 
 class Server:
-    """A server with the app above, and what it knows of its workers."""
+    """A running server and its log."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, port: int) -> None:
         self.process = process
@@ -44,20 +44,24 @@ class Server:
         self.url = f"http://127.0.0.1:{port}/"
 
     def workers(self) -> dict[int, set[int]]:
-        """Return the workers and the processors that each may use."""
+        """Return the processors that each worker may use, by the worker's process id."""
         parent = self.process.pid
-        found = {}
+        workers = {}
         for pid in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
-            with suppress(ProcessLookupError):  # it has ended meanwhile
-                found[pid] = os.sched_getaffinity(pid)
-        return found
+            with suppress(ProcessLookupError):  # the worker has ended since
+                workers[pid] = os.sched_getaffinity(pid)
+        return workers
 
     def wait_for_workers(
         self, processors: list[set[int]], *, without: Set[int] = frozenset()
     ) -> set[int]:
-        """Wait until there are workers with these processors, and none of the old ones; return their ids."""
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
+        """Wait until the workers have these processors, and return their process ids.
+
+        :param processors: the allowed processors of each worker, in any order.
+        :param without: process ids of old workers, which must have ended.
+        """
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             workers = self.workers()
             if sorted(map(sorted, workers.values())) == sorted(
                 map(sorted, processors)
@@ -69,39 +73,31 @@ class Server:
 
 @contextmanager
 def serve(directory: Path, *options: str, app: str = "served:create_app") -> Iterator[Server]:
-    """Run the server on `PROCESSORS`, until it answers."""
+    """Run the server on `PROCESSORS`; enter the block when it responds."""
     (directory / "served.py").write_text(APP)
     port = free_port()
-    start = [
-        sys.executable,
-        "-m",
-        "bakrypt_proxy.server",
-        "--port",
-        str(port),
-        "--factory",
-        *options,
-        app,
-    ]
+    start = [sys.executable, "-m", "bakrypt_proxy.server", "--port", str(port)]
+    start += ["--factory", *options, app]
     before = os.sched_getaffinity(0)
     with (directory / "log").open("wb") as log:
-        os.sched_setaffinity(0, PROCESSORS)  # the server has what this thread has
+        os.sched_setaffinity(0, PROCESSORS)  # the server inherits it from this thread
         try:
             process = subprocess.Popen(start, cwd=directory, stdout=log, stderr=log)
         finally:
             os.sched_setaffinity(0, before)
     server = Server(process, directory / "log", port)
     try:
-        wait_for_answer(server)
+        wait_for_response(server)
         yield server
     finally:
         process.terminate()
         process.wait(30)
 
 
-def wait_for_answer(server: Server) -> None:
-    """Wait until it answers."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end and server.process.poll() is None:
+def wait_for_response(server: Server) -> None:
+    """Wait until the server responds."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
             with urlopen(server.url, timeout=5):
                 return
@@ -110,39 +106,39 @@ def wait_for_answer(server: Server) -> None:
     raise AssertionError(server.log.read_text())
 
 
-def one_each() -> list[set[int]]:
-    """Return what the workers should have, if there are as many as processors."""
+def pinned() -> list[set[int]]:
+    """Return the processors of the workers if each is pinned to another one."""
     return [{processor} for processor in PROCESSORS]
 
 
 @pytest.mark.timeout(60)
-def test_each_worker_has_a_processor_of_its_own(tmp_path: Path) -> None:
-    """Also the successor of one that was killed, and those that a reload starts beside the old ones."""
+def test_each_worker_has_its_own_processor(tmp_path: Path) -> None:
+    """That is also true for a replacement of a killed worker and after each reload."""
     with serve(tmp_path, "--workers", str(len(PROCESSORS)), "--respawn-interval", "0.1") as server:
-        workers = server.wait_for_workers(one_each())
+        workers = server.wait_for_workers(pinned())
         os.kill(min(workers), signal.SIGKILL)
-        workers = server.wait_for_workers(one_each(), without={min(workers)})
+        workers = server.wait_for_workers(pinned(), without={min(workers)})
         for _ in range(2):
             server.process.send_signal(signal.SIGHUP)
-            workers = server.wait_for_workers(one_each(), without=workers)
+            workers = server.wait_for_workers(pinned(), without=workers)
 
 
 @pytest.mark.timeout(60)
-def test_workers_that_are_more_than_the_processors_share_them(tmp_path: Path) -> None:
-    """A place of one's own would then be one that others need."""
+def test_more_workers_than_processors_are_not_pinned(tmp_path: Path) -> None:
+    """Each worker may then use every processor."""
     count = len(PROCESSORS) + 1
     with serve(tmp_path, "--workers", str(count)) as server:
         server.wait_for_workers([set(PROCESSORS)] * count)
 
 
 @pytest.mark.timeout(60)
-def test_the_app_is_imported_once_and_before_the_fork(tmp_path: Path) -> None:
-    """So the workers share the memory that this took; the switch interval comes along, too."""
+def test_the_app_is_imported_once_before_the_fork(tmp_path: Path) -> None:
+    """The workers share that memory and inherit the switch interval."""
     with serve(tmp_path, "--workers", "3") as server:
         assert server.log.read_text().count("imported by") == 1
         assert f"imported by {server.process.pid}\n" in server.log.read_text()
-        with urlopen(server.url, timeout=5) as reply:
-            assert reply.read() == b"0.050"
+        with urlopen(server.url, timeout=5) as response:
+            assert response.read() == b"0.050"
 
 
 @pytest.mark.timeout(60)
@@ -150,10 +146,10 @@ def test_the_app_is_imported_once_and_before_the_fork(tmp_path: Path) -> None:
     ("options", "app"),
     [((), "./served.py:create_app"), (("--env-files", "settings"), "served:create_app")],
 )
-def test_what_granian_does_before_it_imports_comes_first(
+def test_a_worker_imports_the_app_where_granian_prepares_the_import(
     tmp_path: Path, options: tuple[str, ...], app: str
 ) -> None:
-    """A file's path becomes a module's name, and files of settings are read; then the worker imports the app."""
+    """The worker imports the app, because granian first resolves the path or reads env files."""
     (tmp_path / "settings").write_text("COLOUR=green\n")
     with serve(tmp_path, *options, app=app) as server:
         (worker,) = server.workers()
@@ -161,19 +157,21 @@ def test_what_granian_does_before_it_imports_comes_first(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nosuch:app"], "there is no module nosuch here"),
         ([], "Missing argument 'APP'"),
         (["--workers", "none", "nosuch:app"], "'none' is not a valid integer"),
     ],
 )
-def test_a_wrong_command_line_is_explained(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """In a sentence, not a traceback."""
+def test_a_wrong_command_line_is_explained(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """The server prints one sentence and no traceback."""
     command = [sys.executable, "-m", "bakrypt_proxy.server", *arguments]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

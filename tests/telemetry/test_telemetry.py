@@ -1,4 +1,4 @@
-"""What can be seen of the proxy at work: log lines, request ids, metrics, readiness."""
+"""Log lines, request ids, metrics and readiness."""
 
 import json
 import logging
@@ -34,20 +34,20 @@ LOGGER = "bakrypt_proxy.telemetry.calls"
 
 
 def calls(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """The fields of the lines on upstream calls."""
+    """Return the fields of the log lines on upstream calls."""
     return [record.fields for record in caplog.records if record.name == LOGGER]  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
 def log_level(caplog: pytest.LogCaptureFixture) -> None:
-    """As our app sets it."""
+    """Log at INFO, as our app does."""
     caplog.set_level(logging.INFO, "bakrypt_proxy")
 
 
 def test_one_line_for_each_upstream_call(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Endpoint, network, status, time, shared or not, request id; a shared reply makes none."""
+    """The line says what was called and how it ended; a shared response logs no line."""
     client = create_app(sandbox.environ).test_client()
     client.post("/auth/exchange/", headers={"X-Request-ID": "first"})
     client.post("/auth/exchange/", headers={"X-Request-ID": "second"})
@@ -56,9 +56,13 @@ def test_one_line_for_each_upstream_call(
     exchange, token, refused = calls(caplog)
     host = sandbox.url.removeprefix("http://")
     common = {"network": host, "milliseconds": exchange["milliseconds"]}
-    assert exchange == {
-        "endpoint": "exchange", "shared": True, "status": 200, "outcome": "success", "request_id": "first", **common
-    }  # fmt: skip
+    assert exchange == common | {
+        "endpoint": "exchange",
+        "shared": True,
+        "status": 200,
+        "outcome": "success",
+        "request_id": "first",
+    }
     assert (token["endpoint"], token["shared"], token["request_id"]) == ("token", False, "third")
     assert (refused["status"], refused["outcome"]) == (400, "refused")
     assert re.fullmatch("[0-9a-f]{32}", refused["request_id"])
@@ -82,7 +86,7 @@ def test_failures_have_a_line_too(
     status: int | None,
     outcome: str,
 ) -> None:
-    """With the status, where there was one."""
+    """The line of a failed call has the status if there was a response."""
     upstream.behave = behave
     app = create_app(upstream.environ | {"BAKRYPT_TIMEOUT": "0.2"})
     app.test_client().post("/auth/token/", json=ALICE)
@@ -95,20 +99,20 @@ def test_failures_have_a_line_too(
     [("abc-1.2:3_4", True), ("", False), ("a b", False), ("x" * 129, False), ("é", False)],
 )
 def test_request_ids(sandbox: Sandbox, given: str, kept: bool) -> None:
-    """The caller's own comes back, unless it could do harm in a log; errors have one too."""
+    """A caller's request id comes back if it is safe in a log; errors have an id too."""
     client = create_app(sandbox.environ).test_client()
-    for reply in (
+    for response in (
         client.post("/auth/exchange/", headers={"X-Request-ID": given}),
         client.get("/auth/token/", headers={"X-Request-ID": given}),
     ):
-        found = reply.headers["X-Request-ID"]
+        found = response.headers["X-Request-ID"]
         assert (found == given) if kept else re.fullmatch("[0-9a-f]{32}", found)
 
 
 def test_an_error_in_the_log_has_the_request_id(
     upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So that a user's complaint leads to its cause."""
+    """A user's request id leads to the cause of the error."""
     upstream.behave = replying(503, b"")
     create_app(upstream.environ).test_client().post(
         "/auth/exchange/", headers={"X-Request-ID": "mine"}
@@ -118,7 +122,7 @@ def test_an_error_in_the_log_has_the_request_id(
 
 
 def test_json_lines() -> None:
-    """One object a line, with the fields as members and a traceback where there is one."""
+    """A JSON line is one object with the fields as members and, if present, a traceback."""
     record = logging.LogRecord("a.b", logging.INFO, "", 0, "call %s", ("x",), None)
     record.fields = {"status": 200, "request_id": "1"}
     line = json.loads(JsonFormatter().format(record))
@@ -140,10 +144,11 @@ def test_json_lines() -> None:
 
 @pytest.mark.parametrize(("log_format", "is_json"), [("json", True), ("text", False)])
 def test_the_log_of_our_app(log_format: str, is_json: bool) -> None:
-    """In a process of its own, on standard error."""
+    """A new process of our app logs to standard error in the chosen format."""
+    config = {"BAKRYPT_NETWORK": "sandbox", "BAKRYPT_LOG_FORMAT": log_format}
     code = (
         "from app import create_app\n"
-        f"app = create_app({{'BAKRYPT_NETWORK': 'sandbox', 'BAKRYPT_LOG_FORMAT': '{log_format}'}})\n"
+        f"app = create_app({config!r})\n"
         "app.test_client().post('/auth/exchange/')\n"
     )
     result = subprocess.run(
@@ -160,7 +165,7 @@ def test_the_log_of_our_app(log_format: str, is_json: bool) -> None:
 
 
 def test_signals() -> None:
-    """A host app can count in its own way."""
+    """A host app can count upstream calls itself."""
     seen: list[UpstreamCall] = []
 
     def receive(_: object, call: UpstreamCall) -> None:
@@ -171,10 +176,10 @@ def test_signals() -> None:
     assert [call.outcome for call in seen] == ["success"]
 
 
-def test_a_receiver_that_fails_costs_nobody_a_token(
+def test_a_failing_receiver_does_not_fail_the_request(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full disk under the metrics, say."""
+    """The log names the signal, for example if the disk under the metrics is full."""
 
     def fail(_: object, **what: object) -> None:
         raise OSError("no space left on device")
@@ -190,7 +195,7 @@ def test_a_receiver_that_fails_costs_nobody_a_token(
 
 
 def test_a_missing_directory_for_metrics_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the first call."""
+    """Our app fails at start, and not at the first call."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
     with pytest.raises(SettingsError, match="PROMETHEUS_MULTIPROC_DIR"):
         create_metrics()
@@ -199,7 +204,7 @@ def test_a_missing_directory_for_metrics_stops_the_start(monkeypatch: pytest.Mon
 def test_a_request_id_ends_with_its_request(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A view of the host's that calls bakrypt itself is another request."""
+    """A call in the host's own view does not log the id of the request before."""
     app = create_app(sandbox.environ)
     bakrypt = BakryptClient(Settings.from_mapping(sandbox.environ))
     app.add_url_rule("/mine", view_func=lambda: dict(bakrypt.exchange()))
@@ -210,7 +215,7 @@ def test_a_request_id_ends_with_its_request(
 
 
 def value(text: str, name: str, **labels: str) -> float:
-    """A sample's value in Prometheus' text format, 0 where it is not there."""
+    """Return a sample's value in Prometheus' text format, or 0 if it is absent."""
     for line in text.splitlines():
         if line.startswith(f"{name}{{") and all(
             f'{key}="{label}"' in line for key, label in labels.items()
@@ -220,7 +225,7 @@ def value(text: str, name: str, **labels: str) -> float:
 
 
 def test_metrics(sandbox: Sandbox) -> None:
-    """Upstream calls by outcome, their time, shared hits, renewals."""
+    """The metrics count upstream calls by outcome, their duration, shared hits and renewals."""
     client = create_our_app(
         {"BAKRYPT_NETWORK": "sandbox", "BAKRYPT_URL": sandbox.url}
     ).test_client()
@@ -228,32 +233,27 @@ def test_metrics(sandbox: Sandbox) -> None:
         client.post("/auth/exchange/")
     client.post("/auth/token/", json=ALICE)
     client.post("/auth/token/", json=ALICE | {"password": "planted-password"})
-    reply = client.get("/metrics")
-    assert reply.content_type.startswith("text/plain; version=")
+    response = client.get("/metrics")
+    assert response.content_type.startswith("text/plain; version=")
     network = sandbox.url.removeprefix("http://")
     calls = "bakrypt_upstream_calls_total"
-    assert value(reply.text, calls, endpoint="exchange", network=network, outcome="success") == 1
-    assert value(reply.text, calls, endpoint="token", network=network, outcome="success") == 1
-    assert value(reply.text, calls, endpoint="token", network=network, outcome="refused") == 1
+    for endpoint, outcome in (("exchange", "success"), ("token", "success"), ("token", "refused")):
+        labels = {"endpoint": endpoint, "network": network, "outcome": outcome}
+        assert value(response.text, calls, **labels) == 1
+    durations = "bakrypt_upstream_call_duration_seconds_count"
+    assert value(response.text, durations, endpoint="token", network=network) == 2
+    assert value(response.text, "bakrypt_shared_token_hits_total", network=network) == 4
     assert (
         value(
-            reply.text,
-            "bakrypt_upstream_call_duration_seconds_count",
-            endpoint="token",
-            network=network,
+            response.text, "bakrypt_shared_token_renewals_total", network=network, outcome="success"
         )
-        == 2
-    )
-    assert value(reply.text, "bakrypt_shared_token_hits_total", network=network) == 4
-    assert (
-        value(reply.text, "bakrypt_shared_token_renewals_total", network=network, outcome="success")
         == 1
     )
-    assert "planted" not in reply.text
+    assert "planted" not in response.text
 
 
 def test_metrics_of_several_workers_are_added_up(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Whichever worker is asked."""
+    """Every worker returns the sums over all workers."""
     environ = {
         "BAKRYPT_NETWORK": "sandbox",
         "BAKRYPT_URL": sandbox.url,
@@ -274,23 +274,23 @@ def test_metrics_of_several_workers_are_added_up(sandbox: Sandbox, tmp_path: Pat
 
 
 def test_readyz(sandbox: Sandbox) -> None:
-    """Ready with credentials, without asking bakrypt."""
-    reply = create_our_app(sandbox.environ).test_client().get("/readyz")
-    assert (reply.status_code, reply.json) == (200, {"status": "ok"})
+    """With credentials the app is ready, without a call to bakrypt."""
+    response = create_our_app(sandbox.environ).test_client().get("/readyz")
+    assert (response.status_code, response.json) == (200, {"status": "ok"})
     assert not sandbox.calls
 
 
 def test_readyz_without_credentials() -> None:
-    """Nobody could be served."""
-    reply = create_our_app({}).test_client().get("/readyz")
-    assert reply.status_code == 503
-    assert reply.json == {"error": "server_error", "error_description": "no credentials are set"}
+    """Without credentials the app is not ready, because it could serve nobody."""
+    response = create_our_app({}).test_client().get("/readyz")
+    assert response.status_code == 503
+    assert response.json == {"error": "server_error", "error_description": "no credentials are set"}
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 @pytest.mark.parametrize("share", ["true", "false"])
 def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path, share: str) -> None:
-    """Not ready while Redis, which was asked for, is away."""
+    """If Redis is configured, the app is not ready while Redis is down."""
     with RedisServer(tmp_path) as server:
         settings = {
             **sandbox.environ,
@@ -300,9 +300,9 @@ def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path, share: str) -> None:
         client = create_our_app(settings).test_client()
         assert client.get("/readyz").status_code == 200
         server.kill()
-        reply = client.get("/readyz")
-        assert reply.status_code == 503
-        assert "Redis does not answer" in reply.get_json()["error_description"]
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert "Redis does not answer" in response.get_json()["error_description"]
         server.start()
         assert client.get("/readyz").status_code == 200
 

@@ -1,4 +1,4 @@
-"""Who may call: closed by default, pages of other sites refused, CORS from one exact list."""
+"""Closed by default, pages of other sites refused, CORS from one exact list."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -47,10 +47,12 @@ def app(sandbox: Sandbox) -> Flask:
     return create_app({**sandbox.environ, "BAKRYPT_ALLOWED_ORIGINS": origins})
 
 
-def cors_headers(reply: Any) -> dict[str, str]:
-    """The CORS headers of a reply."""
+def cors_headers(response: Any) -> dict[str, str]:
+    """Return the CORS headers of a response."""
     return {
-        name: value for name, value in reply.headers if name.lower().startswith("access-control-")
+        name: value
+        for name, value in response.headers
+        if name.lower().startswith("access-control-")
     }
 
 
@@ -71,7 +73,7 @@ def cors_headers(reply: Any) -> dict[str, str]:
     ],
 )
 def test_who_may_call(app: Flask, headers: dict[str, str]) -> None:
-    """No browser, our own page, or a listed one."""
+    """A caller that is no browser, our own page and a listed page get a token."""
     assert app.test_client().post("/auth/exchange/", headers=headers).status_code == 200
 
 
@@ -90,20 +92,20 @@ def test_who_may_call(app: Flask, headers: dict[str, str]) -> None:
     ],
 )
 def test_who_may_not_call(app: Flask, sandbox: Sandbox, path: str, headers: dict[str, str]) -> None:
-    """Another site's page gets 403 without CORS headers, before anything is done for it."""
-    reply = app.test_client().post(
+    """A page of another site gets 403 without CORS headers, and nothing else happens."""
+    response = app.test_client().post(
         path, headers=headers, data={"username": "alice", "password": "alice-password"}
     )
-    assert reply.status_code == 403
-    assert reply.json is not None
-    assert reply.json["error"] == "access_denied"
-    assert "BAKRYPT_ALLOWED_ORIGINS" in reply.json["error_description"]
-    assert cors_headers(reply) == {}
+    assert response.status_code == 403
+    assert response.json is not None
+    assert response.json["error"] == "access_denied"
+    assert "BAKRYPT_ALLOWED_ORIGINS" in response.json["error_description"]
+    assert cors_headers(response) == {}
     assert not sandbox.calls
 
 
-def test_own_origin_is_compared_whole(app: Flask) -> None:
-    """An http page on the path of our https app is another origin."""
+def test_our_own_origin_includes_the_scheme(app: Flask) -> None:
+    """An http page on the host of our https app has another origin."""
     client = app.test_client()
     assert (
         client.post(
@@ -121,16 +123,16 @@ def test_own_origin_is_compared_whole(app: Flask) -> None:
 
 @BOTH_ROUTES
 def test_preflight_of_a_listed_page(app: Flask, path: str) -> None:
-    """Answered at both spellings without a redirect, for the method and headers that it needs."""
+    """Both spellings answer without a redirect and allow the method and headers."""
     headers = {
         "Origin": LISTED,
         "Sec-Fetch-Site": "cross-site",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization, content-type",
     }
-    reply = app.test_client().options(path, headers=headers)
-    assert reply.status_code == 204
-    assert cors_headers(reply) == {
+    response = app.test_client().options(path, headers=headers)
+    assert response.status_code == 204
+    assert cors_headers(response) == {
         "Access-Control-Allow-Origin": LISTED,
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Headers": "authorization, content-type",
@@ -138,13 +140,13 @@ def test_preflight_of_a_listed_page(app: Flask, path: str) -> None:
         "Access-Control-Expose-Headers": "Retry-After, X-Request-ID",
         "Access-Control-Max-Age": "600",
     }
-    assert "Origin" in reply.vary
+    assert "Origin" in response.vary
 
 
 @BOTH_ROUTES
 @pytest.mark.parametrize("origin", NEAR_MISSES)
 def test_preflight_of_another_page(app: Flask, path: str, origin: str) -> None:
-    """Answered without CORS headers, so that the browser goes no further."""
+    """The response has no CORS headers, so the browser does not send the request."""
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     assert cors_headers(app.test_client().options(path, headers=headers)) == {}
 
@@ -166,22 +168,22 @@ def test_preflight_of_another_page(app: Flask, path: str, origin: str) -> None:
         ({"path": "/auth/exchange/", "method": "POST"}, 200),
     ],
 )
-def test_cors_headers_on_every_reply(app: Flask, send: dict[str, Any], status: int) -> None:
-    """Else a page sees "network error" and not the description."""
-    reply = app.test_client().open(**send, headers={"Origin": LISTED})
-    assert reply.status_code == status
-    assert reply.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
-    assert "Origin" in reply.vary
+def test_cors_headers_on_every_response(app: Flask, send: dict[str, Any], status: int) -> None:
+    """Otherwise a page sees "network error" instead of the description."""
+    response = app.test_client().open(**send, headers={"Origin": LISTED})
+    assert response.status_code == status
+    assert response.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
+    assert "Origin" in response.vary
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 429, 500, 503])
 @pytest.mark.parametrize("path", ["/auth/exchange/", "/auth/token"])
-def test_cors_headers_whoever_says_no(app: Flask, path: str, status: int) -> None:
-    """A limiter, a login or a fault of the host's."""
+def test_cors_headers_on_errors_of_the_host(app: Flask, path: str, status: int) -> None:
+    """The error may come from the host's limiter, login or own code."""
     app.before_request(lambda: abort(status))
-    reply = app.test_client().post(path, headers={"Origin": LISTED})
-    assert reply.status_code == status
-    assert reply.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
+    response = app.test_client().post(path, headers={"Origin": LISTED})
+    assert response.status_code == status
+    assert response.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
 
 
 @pytest.mark.parametrize(
@@ -191,32 +193,32 @@ def test_cors_headers_whoever_says_no(app: Flask, path: str, status: int) -> Non
 def test_a_form_on_another_site_gets_nothing(
     app: Flask, sandbox: Sandbox, path: str, content_type: str
 ) -> None:
-    """A form needs no preflight, whatever it is sent to."""
+    """A browser sends a form without a preflight, so the route itself must refuse it."""
     headers = {
         "Origin": "https://evil.example",
         "Sec-Fetch-Site": "cross-site",
         "Sec-Fetch-Mode": "navigate",
     }
     data = b"username=alice&password=alice-password"
-    reply = app.test_client().post(path, headers=headers, data=data, content_type=content_type)
-    assert reply.status_code == 403
-    assert "access_token" not in reply.text
+    response = app.test_client().post(path, headers=headers, data=data, content_type=content_type)
+    assert response.status_code == 403
+    assert "access_token" not in response.text
     assert not sandbox.calls
 
 
 @pytest.mark.parametrize(("mishap", "status"), [("fail", 500), ("throttle", 429)])
-def test_cors_headers_on_upstreams_errors(
+def test_cors_headers_on_upstream_errors(
     app: Flask, sandbox: Sandbox, mishap: str, status: int
 ) -> None:
-    """The same where bakrypt is the cause."""
+    """An error that bakrypt causes has CORS headers too."""
     setattr(sandbox, mishap, 503)
-    reply = app.test_client().post("/auth/exchange/", headers={"Origin": LISTED})
-    assert reply.status_code == status
-    assert reply.headers["Access-Control-Allow-Origin"] == LISTED
+    response = app.test_client().post("/auth/exchange/", headers={"Origin": LISTED})
+    assert response.status_code == status
+    assert response.headers["Access-Control-Allow-Origin"] == LISTED
 
 
 def test_the_hosts_own_cors_does_not_open_these_routes(app: Flask) -> None:
-    """A host that says `*` for itself says nothing for the tokens."""
+    """A host that allows `*` for its own routes does not allow it for tokens."""
     CORS(app, origins="*")
     app.config["CORS_ALLOW_HEADERS"] = "x-nothing"
     client = app.test_client()
@@ -224,33 +226,33 @@ def test_the_hosts_own_cors_does_not_open_these_routes(app: Flask) -> None:
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
-    reply = client.options("/auth/token/", headers={"Origin": LISTED, **preflight})
-    assert reply.headers["Access-Control-Allow-Headers"] == "content-type"
+    response = client.options("/auth/token/", headers={"Origin": LISTED, **preflight})
+    assert response.headers["Access-Control-Allow-Headers"] == "content-type"
     assert (
         cors_headers(client.post("/auth/exchange/", headers={"Origin": "https://evil.example"}))
         == {}
     )
     assert cors_headers(client.post("/auth/exchange/")) == {}
-    reply = client.post("/auth/token/", headers={"Origin": LISTED})
-    assert reply.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
+    response = client.post("/auth/token/", headers={"Origin": LISTED})
+    assert response.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
 
 
 def test_closed_by_default(sandbox: Sandbox) -> None:
-    """A five-line app gives the account's token to nobody, and says both ways out."""
+    """A minimal app gives the token to nobody, and the error names both ways to open it."""
     app = Flask("host")
     app.config.from_mapping(sandbox.environ)
     app.register_blueprint(create_blueprint())
-    reply = app.test_client().post("/auth/exchange/")
-    assert reply.status_code == 403
-    assert reply.json is not None
-    assert reply.json["error"] == "access_denied"
-    assert "authorize=" in reply.json["error_description"]
-    assert "BAKRYPT_EXCHANGE_PUBLIC=true" in reply.json["error_description"]
+    response = app.test_client().post("/auth/exchange/")
+    assert response.status_code == 403
+    assert response.json is not None
+    assert response.json["error"] == "access_denied"
+    assert "authorize=" in response.json["error_description"]
+    assert "BAKRYPT_EXCHANGE_PUBLIC=true" in response.json["error_description"]
     assert not sandbox.calls
 
 
 def test_public(sandbox: Sandbox) -> None:
-    """The setting opens it to everybody."""
+    """`BAKRYPT_EXCHANGE_PUBLIC=true` opens exchange to everybody."""
     app = create_app({**sandbox.environ, "BAKRYPT_EXCHANGE_PUBLIC": "true"}, authorize=None)
     assert app.test_client().post("/auth/exchange/").status_code == 200
 
@@ -261,7 +263,7 @@ def test_public(sandbox: Sandbox) -> None:
 )
 @pytest.mark.parametrize("public", ["true", "false"])
 def test_authorize(sandbox: Sandbox, public: str, answer: object, status: int) -> None:
-    """It is asked in each request, and decides even where the setting is left open."""
+    """`authorize` decides each request, even if the setting says public."""
     app = create_app(
         {**sandbox.environ, "BAKRYPT_EXCHANGE_PUBLIC": public}, authorize=lambda: answer
     )
@@ -289,26 +291,26 @@ def test_only_true_false_and_none_are_answers(
 ) -> None:
     """A redirect, a generator or a mock is true in Python, and lets nobody in."""
     app = create_app(sandbox.environ, authorize=lambda: answer)
-    reply = app.test_client().post("/auth/exchange/")
-    assert (reply.status_code, reply.get_json()["error"]) == (500, "server_error")
+    response = app.test_client().post("/auth/exchange/")
+    assert (response.status_code, response.get_json()["error"]) == (500, "server_error")
     assert "authorize must return true, false or None" in caplog.text
     assert not sandbox.calls
 
 
 async def never_awaited() -> bool:
-    """A guard for another kind of framework."""
+    """An `authorize` for an async framework."""
     return False
 
 
 @pytest.mark.parametrize("authorize", [True, "yes", never_awaited])
-def test_a_guard_that_is_no_function(sandbox: Sandbox, authorize: Any) -> None:
-    """Said at registration and not at the first request."""
+def test_authorize_must_be_a_function(sandbox: Sandbox, authorize: Any) -> None:
+    """A wrong `authorize` is an error at registration, not at the first request."""
     with pytest.raises(TypeError, match="authorize must be a function"):
         create_app(sandbox.environ, authorize=authorize)
 
 
 def test_a_refused_page_is_named_in_the_log(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """The page itself sees no more than a network error, at the preflight or after it."""
+    """The log names the origin, because the page itself only sees a network error."""
     client = app.test_client()
     for send in (client.options, client.post):
         caplog.clear()
@@ -320,7 +322,7 @@ def test_a_refused_page_is_named_in_the_log(app: Flask, caplog: pytest.LogCaptur
 
 
 def test_authorize_sees_the_request(sandbox: Sandbox) -> None:
-    """Sessions, headers and the like are at hand."""
+    """`authorize` can use the request and the session."""
     app = create_app(sandbox.environ, authorize=lambda: request.headers.get("X-Key") == "right")
     client = app.test_client()
     assert client.post("/auth/exchange/", headers={"X-Key": "right"}).status_code == 200
@@ -328,7 +330,7 @@ def test_authorize_sees_the_request(sandbox: Sandbox) -> None:
 
 
 def test_token_needs_no_authorization(sandbox: Sandbox) -> None:
-    """Who has a user's password needs no leave of the app's."""
+    """`authorize` is not asked about users who sign in with their password."""
     app = create_app(sandbox.environ, authorize=lambda: False)
     grant = {"username": "alice", "password": "alice-password"}
     assert app.test_client().post("/auth/token/", data=grant).status_code == 200

@@ -1,4 +1,4 @@
-"""The HTTP contract of the two routes, as a caller meets it."""
+"""The HTTP contract of the two routes, as a caller sees it."""
 
 import io
 import json
@@ -25,22 +25,22 @@ BOTH_ROUTES = pytest.mark.parametrize(
 )
 
 
-def assert_error(reply: Any, status: int, error: str, description: str | None = None) -> None:
-    """An error's status and body, and what every reply has."""
-    assert reply.status_code == status
-    assert reply.content_type == "application/json"
-    body = json.loads(reply.data)
+def assert_error(response: Any, status: int, error: str, description: str | None = None) -> None:
+    """Check the status and body of an error, and the headers of every response."""
+    assert response.status_code == status
+    assert response.content_type == "application/json"
+    body = json.loads(response.data)
     assert body["error"] == error
     assert set(body) <= {"error", "error_description"}
     if description is not None:
         assert description in body["error_description"]
-    assert_in_no_cache(reply)
+    assert_not_cached(response)
 
 
-def assert_in_no_cache(reply: Any) -> None:
-    """RFC 6749 section 5.1."""
-    assert reply.headers["Cache-Control"] == "no-store"
-    assert reply.headers["Pragma"] == "no-cache"
+def assert_not_cached(response: Any) -> None:
+    """Check the headers that RFC 6749 section 5.1 demands."""
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Pragma"] == "no-cache"
 
 
 @pytest.mark.parametrize("path", ["/auth/exchange/", "/auth/exchange"])
@@ -54,32 +54,32 @@ def assert_in_no_cache(reply: Any) -> None:
     ],
 )
 def test_exchange(client: FlaskClient, path: str, body: dict[str, Any]) -> None:
-    """Both spellings answer directly, with no body or with a rejected token."""
-    reply = client.post(path, **body)
-    assert reply.status_code == 200
-    assert reply.content_type == "application/json"
-    assert reply.json is not None
-    assert set(reply.json) == {"access_token", "expires_in", "token_type", "scope"}
-    assert_in_no_cache(reply)
+    """Both spellings answer directly, without a body or with a rejected token."""
+    response = client.post(path, **body)
+    assert response.status_code == 200
+    assert response.content_type == "application/json"
+    assert response.json is not None
+    assert set(response.json) == {"access_token", "expires_in", "token_type", "scope"}
+    assert_not_cached(response)
 
 
 @pytest.mark.parametrize("path", ["/auth/token/", "/auth/token"])
 @pytest.mark.parametrize("grant", [{}, {"grant_type": "password"}])
 @pytest.mark.parametrize("kind", ["json", "form", "multipart"])
 def test_password(client: FlaskClient, path: str, grant: dict[str, str], kind: str) -> None:
-    """JSON, a form, or a browser's FormData; the grant type may be left out."""
+    """A JSON object, a form and a browser's FormData work, with and without a grant type."""
     content_type = {"json": None, "form": None, "multipart": "multipart/form-data"}[kind]
     body: dict[str, Any] = {"json": ALICE | grant} if kind == "json" else {"data": ALICE | grant}
-    reply = client.post(path, content_type=content_type, **body)
-    assert reply.status_code == 200
-    assert reply.json is not None
-    assert reply.json["token_type"] == "Bearer"
-    assert_in_no_cache(reply)
+    response = client.post(path, content_type=content_type, **body)
+    assert response.status_code == 200
+    assert response.json is not None
+    assert response.json["token_type"] == "Bearer"
+    assert_not_cached(response)
 
 
 @pytest.mark.parametrize("kind", ["json", "data"])
 def test_refresh(client: FlaskClient, sandbox: Sandbox, kind: str) -> None:
-    """A new pair; the old access token is dead."""
+    """A refresh returns a new pair of tokens and revokes the old access token."""
     old = client.post("/auth/token/", json=ALICE).get_json()
     body: Any = {"grant_type": "refresh_token", "refresh_token": old["refresh_token"]}
     new = client.post("/auth/token/", **{kind: body}).get_json()
@@ -89,22 +89,22 @@ def test_refresh(client: FlaskClient, sandbox: Sandbox, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["json", "data"])
 @pytest.mark.parametrize("text", ["a b", "a&b=c", "a+b", "100%", "é", "密码", "🔑", " padded "])
-def test_text_goes_through_intact(upstream: Upstream, kind: str, text: str) -> None:
-    """From the browser's JSON or form to bakrypt's form."""
+def test_text_reaches_bakrypt_unchanged(upstream: Upstream, kind: str, text: str) -> None:
+    """Any text in JSON or a form arrives unchanged in bakrypt's form."""
     body: Any = {"username": text, "password": text}
     create_app(upstream.environ).test_client().post("/auth/token/", **{kind: body})
     assert upstream.requests[0].form["username"] == upstream.requests[0].form["password"] == [text]
 
 
 def test_unknown_members_pass_through(upstream: Upstream) -> None:
-    """In both directions untouched: bakrypt's reach the caller, the caller's do not reach bakrypt."""
+    """Unknown members reach the caller from bakrypt, but not bakrypt from the caller."""
     upstream.behave = replying(200, TOKEN_REPLY | {"id_token": "x"})
-    reply = (
+    response = (
         create_app(upstream.environ)
         .test_client()
         .post("/auth/token/", json=ALICE | {"scope": "admin"})
     )
-    assert reply.json == TOKEN_REPLY | {"id_token": "x"}
+    assert response.json == TOKEN_REPLY | {"id_token": "x"}
     assert "scope" not in upstream.requests[0].form
 
 
@@ -189,7 +189,7 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
 def test_malformed_requests(
     client: FlaskClient, sandbox: Sandbox, route: str, body: dict[str, Any], description: str
 ) -> None:
-    """The caller's mistake is the caller's 400, and bakrypt is not bothered."""
+    """A mistake of the caller is a 400, and bakrypt gets no request."""
     assert_error(client.post(f"/auth/{route}/", **body), 400, "invalid_request", description)
     assert not sandbox.calls
 
@@ -269,8 +269,8 @@ def test_two_slashes_are_another_path(client: FlaskClient, path: str, method: st
 @pytest.mark.parametrize(
     "grant_type", ["client_credentials", "authorization_code", "Password", "\x00"]
 )
-def test_other_grants(client: FlaskClient, grant_type: str) -> None:
-    """A grant that we do not do."""
+def test_unsupported_grants(client: FlaskClient, grant_type: str) -> None:
+    """Any other grant type is `unsupported_grant_type`."""
     assert_error(
         client.post("/auth/token/", json={"grant_type": grant_type}), 400, "unsupported_grant_type"
     )
@@ -281,43 +281,43 @@ def test_other_grants(client: FlaskClient, grant_type: str) -> None:
     "method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "FOO"]
 )
 def test_other_methods(client: FlaskClient, path: str, method: str) -> None:
-    """Every method gets our 405, those that Flask has never heard of included."""
-    reply = client.open(path, method=method)
-    assert set(reply.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+    """Every method but POST gets our 405, also one that Flask does not know."""
+    response = client.open(path, method=method)
+    assert set(response.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
     if method == "HEAD":
-        assert reply.status_code == 405
+        assert response.status_code == 405
     else:
-        assert_error(reply, 405, "invalid_request")
+        assert_error(response, 405, "invalid_request")
 
 
 @BOTH_ROUTES
 def test_a_large_body(client: FlaskClient, path: str) -> None:
-    """64 KiB are plenty for a name and a password."""
-    reply = client.post(path, data=b" " * 70_000, content_type="application/json")
-    assert_error(reply, 413, "invalid_request")
+    """A body above 64 KiB gets a 413."""
+    response = client.post(path, data=b" " * 70_000, content_type="application/json")
+    assert_error(response, 413, "invalid_request")
 
 
 def test_a_large_body_of_unknown_length(app: Flask) -> None:
-    """A chunked body is cut off as it comes in."""
+    """A chunked body is refused as soon as it exceeds the limit."""
     with serve(app) as url:
-        reply = requests.post(
+        response = requests.post(
             f"{url}/auth/token/",
             data=iter([b" " * 40_000] * 2),
             headers={"Content-Type": "application/json"},
             timeout=5,
         )
-    assert reply.status_code == 413
-    assert reply.json()["error"] == "invalid_request"
+    assert response.status_code == 413
+    assert response.json()["error"] == "invalid_request"
 
 
 def test_a_smaller_limit_of_the_host_stays(sandbox: Sandbox) -> None:
-    """The host's own limit is not raised."""
+    """The blueprint does not raise a smaller limit of the host."""
     app = create_app({**sandbox.environ, "MAX_CONTENT_LENGTH": 10})
     assert_error(app.test_client().post("/auth/token/", json=ALICE), 413, "invalid_request")
 
 
 REFUSALS: list[tuple[str, int, Any, tuple[str, ...], int, dict[str, str]]] = [
-    # route, upstream's status, body and headers, and what the caller gets
+    # route; status, body and headers from upstream; status and body for the caller
     (
         "token",
         400,
@@ -407,7 +407,7 @@ OUR_FAULTS: list[tuple[str, int, Any]] = [
 @pytest.mark.parametrize(
     ("route", "status", "body", "headers", "expected_status", "expected"), REFUSALS
 )
-def test_what_bakrypt_refuses_of_the_callers(
+def test_refusals_of_what_the_caller_sent(
     upstream: Upstream,
     route: str,
     status: int,
@@ -416,43 +416,43 @@ def test_what_bakrypt_refuses_of_the_callers(
     expected_status: int,
     expected: dict[str, str],
 ) -> None:
-    """The caller's fault comes back with bakrypt's own status and words."""
+    """The caller gets bakrypt's own status and description."""
     upstream.behave = replying(status, body, *headers)
-    reply = create_app(upstream.environ).test_client().post(f"/auth/{route}/", json=ALICE)
-    assert_error(reply, expected_status, expected["error"])
-    assert reply.json is not None
-    assert expected.items() <= reply.json.items()
-    assert reply.headers.get("Retry-After") == ("7" if headers else None)
+    response = create_app(upstream.environ).test_client().post(f"/auth/{route}/", json=ALICE)
+    assert_error(response, expected_status, expected["error"])
+    assert response.json is not None
+    assert expected.items() <= response.json.items()
+    assert response.headers.get("Retry-After") == ("7" if headers else None)
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "1.5", "", "٣"])
-def test_a_senseless_retry_after_is_dropped(upstream: Upstream, value: str) -> None:
-    """RFC 9110 section 10.2.3: seconds or a date."""
+def test_an_invalid_retry_after_is_dropped(upstream: Upstream, value: str) -> None:
+    """RFC 9110 section 10.2.3 allows only seconds or a date."""
     upstream.behave = lambda up, connection, received: connection.sendall(
         f"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\nRetry-After: {value}\r\n\r\n".encode()
     )
-    reply = create_app(upstream.environ).test_client().post("/auth/token/", json=ALICE)
-    assert_error(reply, 429, "too_many_requests")
-    assert "Retry-After" not in reply.headers
+    response = create_app(upstream.environ).test_client().post("/auth/token/", json=ALICE)
+    assert_error(response, 429, "too_many_requests")
+    assert "Retry-After" not in response.headers
 
 
 @pytest.mark.parametrize(("route", "status", "body"), OUR_FAULTS)
-def test_what_bakrypt_refuses_of_ours(
+def test_refusals_of_our_credentials(
     upstream: Upstream, route: str, status: int, body: Any
 ) -> None:
-    """A wrong secret of ours is no 401 of the caller's: a page would send its user to sign in again."""
+    """They are a 500, because a page would answer a 401 with a new sign-in of its user."""
     upstream.behave = replying(status, body, 'WWW-Authenticate: Bearer error="invalid_client"')
-    reply = create_app(upstream.environ).test_client().post(f"/auth/{route}/", json=ALICE)
-    assert_error(reply, 500, "server_error", "bakrypt refused this server's credentials")
-    assert "WWW-Authenticate" not in reply.headers
+    response = create_app(upstream.environ).test_client().post(f"/auth/{route}/", json=ALICE)
+    assert_error(response, 500, "server_error", "bakrypt refused this server's credentials")
+    assert "WWW-Authenticate" not in response.headers
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 415])
-def test_an_exchange_that_is_not_understood_is_ours(upstream: Upstream, status: int) -> None:
+def test_a_refused_exchange_is_our_fault(upstream: Upstream, status: int) -> None:
     """The caller of an exchange sends nothing that bakrypt could refuse."""
     upstream.behave = replying(status, {"detail": "Not found."})
-    reply = create_app(upstream.environ).test_client().post("/auth/exchange/")
-    assert_error(reply, 500, "server_error", f"status {status}")
+    response = create_app(upstream.environ).test_client().post("/auth/exchange/")
+    assert_error(response, 500, "server_error", f"status {status}")
 
 
 @pytest.mark.parametrize(
@@ -461,13 +461,13 @@ def test_an_exchange_that_is_not_understood_is_ours(upstream: Upstream, status: 
     ids=["exchange", "token"],
 )
 def test_missing_credentials_name_the_setting(route: str, setting: str) -> None:
-    """The developer who sees the reply knows what to set."""
-    reply = create_app({}).test_client().post(f"/auth/{route}/", json=ALICE)
-    assert_error(reply, 500, "server_error", setting)
+    """The error tells the developer which setting to set."""
+    response = create_app({}).test_client().post(f"/auth/{route}/", json=ALICE)
+    assert_error(response, 500, "server_error", setting)
 
 
 def test_wrong_settings_stop_the_registration() -> None:
-    """Not the first request: the start. The error is the same in another tool that is built on click."""
+    """Registration raises the same error everywhere, also inside another click tool."""
     with pytest.raises(SettingsError, match="BAKRYPT_TIMEOUT"):
         create_app({"BAKRYPT_TIMEOUT": "x"})
     with click.Context(click.Command("celery")), pytest.raises(SettingsError):
@@ -477,7 +477,7 @@ def test_wrong_settings_stop_the_registration() -> None:
 def test_settings_come_from_config_then_environment(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are read when the blueprint is registered, and not again."""
+    """They are read once, when the blueprint is registered."""
     monkeypatch.setenv("BAKRYPT_URL", sandbox.url)
     monkeypatch.setenv("BAKRYPT_TOKEN", "wrong")
     app = create_app({"BAKRYPT_TOKEN": sandbox.environ["BAKRYPT_TOKEN"]})
@@ -487,7 +487,7 @@ def test_settings_come_from_config_then_environment(
 
 
 def test_two_networks_in_one_app(upstream: Upstream) -> None:
-    """Each blueprint asks its own upstream with its own credentials."""
+    """Each blueprint calls its own upstream with its own credentials."""
     with Upstream() as other:
         app = Flask("host")
         for name, source in (("mainnet", upstream), ("testnet", other)):
@@ -503,7 +503,7 @@ def test_two_networks_in_one_app(upstream: Upstream) -> None:
 
 
 def test_one_blueprint_in_two_apps(upstream: Upstream) -> None:
-    """The second app does not inherit the first one's settings."""
+    """The second app does not inherit the settings of the first one."""
     blueprint = create_blueprint(authorize=lambda: True)
     apps = [Flask("first"), Flask("second")]
     for app, secret in zip(apps, ("first-secret", "second-secret"), strict=True):
@@ -519,7 +519,7 @@ def test_one_blueprint_in_two_apps(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("strict_slashes", [True, False])
 def test_nested_under_a_parent(sandbox: Sandbox, strict_slashes: bool) -> None:
-    """Prefixes add up, and the parent's hooks run first."""
+    """The prefixes are joined, and the parent's hooks run first."""
     app = Flask("host")
     app.config.from_mapping(sandbox.environ)
     app.url_map.strict_slashes = strict_slashes
@@ -535,20 +535,20 @@ def test_nested_under_a_parent(sandbox: Sandbox, strict_slashes: bool) -> None:
     assert seen == ["api.bakrypt.exchange", "api.bakrypt.token", "api.bakrypt.token"]
 
 
-def test_a_client_of_ones_own(bakrypt: BakryptClient) -> None:
-    """Its settings are the blueprint's."""
+def test_a_client_that_the_host_passes_in(bakrypt: BakryptClient) -> None:
+    """The client's settings become the blueprint's settings."""
     app = create_app({}, client=bakrypt)
     assert app.test_client().post("/auth/exchange/").status_code == 200
 
 
-def test_the_rest_of_the_host_app_is_left_alone(app: Flask) -> None:
-    """Its own errors, methods and headers stay as they are."""
+def test_the_hosts_other_routes_are_unchanged(app: Flask) -> None:
+    """Their errors, methods and headers stay as they are."""
     app.add_url_rule("/hello", view_func=lambda: "hello")
     client = app.test_client()
-    reply = client.get("/hello")
-    assert reply.data == b"hello"
-    assert "Cache-Control" not in reply.headers
-    assert "Vary" not in reply.headers
+    response = client.get("/hello")
+    assert response.data == b"hello"
+    assert "Cache-Control" not in response.headers
+    assert "Vary" not in response.headers
     assert client.post("/hello").content_type == "text/html; charset=utf-8"
     assert client.get("/auth/nothing").content_type == "text/html; charset=utf-8"
 
@@ -564,14 +564,14 @@ def test_the_rest_of_the_host_app_is_left_alone(app: Flask) -> None:
     ],
 )
 def test_errors_of_the_host_get_the_contracts_body(app: Flask, status: int, error: str) -> None:
-    """A limiter's 429 or a login's 401 reads like ours."""
+    """A 429 of a limiter or a 401 of a login has the same form as our errors."""
     app.before_request(lambda: abort(status))
     assert_error(app.test_client().post("/auth/exchange/"), status, error)
 
 
 @pytest.mark.parametrize("code", [400, 405, 413, 500, Exception])
 def test_error_pages_of_the_host_are_for_its_own_routes(sandbox: Sandbox, code: Any) -> None:
-    """A page for people is no reply for a script."""
+    """A script never gets an HTML error page of the host."""
     app = create_app(sandbox.environ, authorize=lambda: abort(500))
     app.register_error_handler(code, lambda error: ("<h1>host page</h1>", 500))
     client = app.test_client()
@@ -581,14 +581,14 @@ def test_error_pages_of_the_host_are_for_its_own_routes(sandbox: Sandbox, code: 
     assert_error(client.post("/auth/exchange/"), 500, "server_error")
 
 
-def test_a_description_that_is_no_text(app: Flask) -> None:
+def test_a_description_that_is_not_a_string(app: Flask) -> None:
     """Translated descriptions are objects, and some extensions pass dicts."""
     app.before_request(lambda: abort(400, {"field": "wrong"}))
     assert_error(app.test_client().post("/auth/token/"), 400, "invalid_request", "field")
 
 
 def test_routes_that_the_host_adds_to_the_blueprint(sandbox: Sandbox) -> None:
-    """It is a plain blueprint: its other routes and children are the host's."""
+    """The host's own routes and child blueprints work without our checks."""
     blueprint = create_blueprint(authorize=lambda: True)
     child = Blueprint("child", __name__, url_prefix="/child")
     blueprint.add_url_rule("/me", view_func=lambda: "me")
@@ -603,18 +603,18 @@ def test_routes_that_the_host_adds_to_the_blueprint(sandbox: Sandbox) -> None:
     assert client.post("/auth/exchange/").status_code == 200
 
 
-def test_a_reply_of_the_host_stays_a_reply(app: Flask) -> None:
-    """A redirect to a login page is no error of ours."""
+def test_a_response_of_the_host_is_not_replaced(app: Flask) -> None:
+    """A redirect to a login page is not an error of ours."""
     app.before_request(lambda: abort(redirect("/login")))
-    reply = app.test_client().post("/auth/exchange/")
-    assert reply.status_code == 302
-    assert_in_no_cache(reply)
+    response = app.test_client().post("/auth/exchange/")
+    assert response.status_code == 302
+    assert_not_cached(response)
 
 
-def test_a_fault_in_authorize_is_a_logged_500(
+def test_an_exception_in_authorize_is_a_logged_500(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The caller gets the contract's body and the developer the traceback."""
+    """The caller gets an error body and the developer gets the traceback."""
     app = create_app(sandbox.environ, authorize=lambda: 1 / 0)
     app.config["PROPAGATE_EXCEPTIONS"] = False
     assert_error(app.test_client().post("/auth/exchange/"), 500, "server_error")
@@ -657,7 +657,7 @@ def test_an_error_response_of_the_host_is_kept(sandbox: Sandbox) -> None:
 
 
 def test_a_form_that_the_host_has_read_already(app: Flask) -> None:
-    """A CSRF check reads the form before the view does."""
+    """A CSRF check may read the form before the view does."""
     app.before_request(lambda: request.form.get("csrf_token") and None)
     client = app.test_client()
     assert client.post("/auth/token/", data=ALICE).status_code == 200
@@ -667,19 +667,21 @@ def test_a_form_that_the_host_has_read_already(app: Flask) -> None:
 
 
 def test_a_multipart_form_that_is_not_utf_8(client: FlaskClient) -> None:
-    """Werkzeug would put another character in the password's place."""
+    """The form is refused, because werkzeug would replace characters of the password."""
     body = b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\n\xff\r\n--b--\r\n'
-    reply = client.post("/auth/token/", data=body, content_type="multipart/form-data; boundary=b")
-    assert_error(reply, 400, "invalid_request", "UTF-8")
+    response = client.post(
+        "/auth/token/", data=body, content_type="multipart/form-data; boundary=b"
+    )
+    assert_error(response, 400, "invalid_request", "UTF-8")
 
 
 def test_over_a_real_socket(app: Flask) -> None:
-    """What a caller without a library sees."""
+    """The contract holds on a real socket, for a caller that uses only urllib."""
     with serve(app) as url:
         with urllib.request.urlopen(
             urllib.request.Request(f"{url}/auth/exchange", method="POST")
-        ) as reply:
-            assert json.load(reply)["token_type"] == "Bearer"
+        ) as response:
+            assert json.load(response)["token_type"] == "Bearer"
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"{url}/auth/token", data=b"username=alice&password=wrong")
         with caught.value:
@@ -687,14 +689,14 @@ def test_over_a_real_socket(app: Flask) -> None:
             assert json.load(caught.value)["error"] == "invalid_grant"
 
 
-def test_the_routes_are_listed_for_tools(app: Flask) -> None:
-    """`flask routes` and the like see what the routes are for."""
+def test_tools_see_the_methods_of_the_routes(app: Flask) -> None:
+    """`flask routes` and similar tools list POST and OPTIONS."""
     rules = {rule.endpoint: rule.methods for rule in app.url_map.iter_rules() if rule.methods}
     assert rules["bakrypt.exchange"] == rules["bakrypt.token"] == {"POST", "OPTIONS"}
 
 
 def test_the_view_may_be_wrapped(app: Flask) -> None:
-    """What a limiter or a login extension does to a view works here too."""
+    """A limiter or login extension can replace a view by a wrapper."""
     view = app.view_functions["bakrypt.token"]
 
     def wrapped() -> ResponseReturnValue:

@@ -1,4 +1,4 @@
-"""The contract written down for machines, held against the running app by schemathesis."""
+"""schemathesis tests the running app against its OpenAPI document."""
 
 import json
 import subprocess
@@ -18,20 +18,12 @@ CONFIG = Path(__file__).parent / "schemathesis.toml"
 
 
 def schemathesis(folder: Path, url: str, *arguments: str) -> None:
-    """Run schemathesis over a socket, with all its checks, from the document that the app serves."""
-    command = [
-        sys.executable,
-        "-m",
-        "schemathesis.cli",
-        "--config-file",
-        str(CONFIG),
-        "run",
-        "--checks",
-        "all",
-    ]
+    """Run all checks of schemathesis against the document that the app serves."""
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)]
+    command += ["run", "--checks", "all"]
     result = subprocess.run(
         [*command, "--max-examples", "40", "--no-color", *arguments, f"{url}/auth/openapi.json"],
-        cwd=folder,  # where it keeps what it found
+        cwd=folder,  # where it stores its examples
         capture_output=True,
         text=True,
         check=False,
@@ -42,41 +34,41 @@ def schemathesis(folder: Path, url: str, *arguments: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_the_app_keeps_its_contract(app: Flask, tmp_path: Path) -> None:
-    """With bakrypt well."""
+    """The app follows the document while bakrypt works."""
     with serve(app) as url:
         schemathesis(tmp_path, url)
 
 
 @pytest.mark.timeout(120)
 def test_the_app_keeps_its_contract_when_bakrypt_fails(upstream: Upstream, tmp_path: Path) -> None:
-    """With bakrypt down; a 500 is then what the contract says."""
+    """The app follows the document while bakrypt fails; a 500 is then allowed."""
     upstream.behave = replying(503, {"detail": "down"})
     with serve(create_app(upstream.environ)) as url:
         schemathesis(tmp_path, url, "--exclude-checks", "not_a_server_error")
 
 
 def test_it_is_served(client: FlaskClient) -> None:
-    """As JSON, to be read alone."""
-    reply = client.get("/auth/openapi.json")
-    assert reply.content_type == "application/json"
-    assert reply.get_json()["openapi"] == "3.1.0"
+    """The document is JSON and can only be read."""
+    response = client.get("/auth/openapi.json")
+    assert response.content_type == "application/json"
+    assert response.get_json()["openapi"] == "3.1.0"
     assert client.post("/auth/openapi.json").status_code == 405
     assert client.head("/auth/openapi.json").data == b""
 
 
 def test_a_listed_page_may_read_it(sandbox: Sandbox) -> None:
-    """With CORS from the same list."""
+    """A page of an allowed origin gets CORS headers."""
     origin = "https://shop.example.com"
     client = create_app({**sandbox.environ, "BAKRYPT_ALLOWED_ORIGINS": origin}).test_client()
-    reply = client.get(
+    response = client.get(
         "/auth/openapi.json", headers={"Origin": origin, "Sec-Fetch-Site": "cross-site"}
     )
-    assert reply.status_code == 200
-    assert reply.headers["Access-Control-Allow-Origin"] == origin
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == origin
 
 
 def test_it_says_where_the_routes_are(sandbox: Sandbox) -> None:
-    """Whatever the prefix; each path appended to it is answered directly."""
+    """The server's URL has the app's prefix, and each path appended to it is a route."""
     app = Flask("host")
     app.config.from_mapping(sandbox.environ)
     app.register_blueprint(create_blueprint(authorize=lambda: True), url_prefix="/a/b")
@@ -84,27 +76,23 @@ def test_it_says_where_the_routes_are(sandbox: Sandbox) -> None:
         app.test_client().get("/a/b/openapi.json", base_url="http://localhost/mounted").get_json()
     )
     assert document["servers"][0]["url"] == "/mounted/a/b"
+    prefix = document["servers"][0]["url"].removeprefix("/mounted")
     for path in ("/exchange/", "/token/"):
-        assert app.test_client().post(
-            document["servers"][0]["url"].removeprefix("/mounted") + path
-        ).status_code in {
-            200,
-            400,
-        }
+        assert app.test_client().post(prefix + path).status_code in {200, 400}
 
 
-def test_a_link_from_anywhere_may_lead_to_it(client: FlaskClient) -> None:
-    """It is public: CORS decides which pages may read it."""
-    reply = client.get(
+def test_any_page_may_link_to_it(client: FlaskClient) -> None:
+    """The document is public; CORS decides which pages may read it."""
+    response = client.get(
         "/auth/openapi.json",
         headers={"Sec-Fetch-Site": "cross-site", "Origin": "https://b.example"},
     )
-    assert reply.status_code == 200
-    assert "Access-Control-Allow-Origin" not in reply.headers
+    assert response.status_code == 200
+    assert "Access-Control-Allow-Origin" not in response.headers
 
 
 def test_document_and_routes_agree(app: Flask) -> None:
-    """Each route of the blueprint is described with its methods, and nothing else is."""
+    """The document describes each route of the blueprint and no other one."""
     document = json.loads(app.test_client().get("/auth/openapi.json").data)
     described = {
         (f"/auth{path}", method.upper())
