@@ -25,7 +25,13 @@ _HOST_NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
 _ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _RATE = r"[1-9]\d* *(per|/) *(\d+ *)?(second|minute|hour|day)s?"
+CALLS = frozenset({"files", "assets", "transactions", "mint", "refund"})
+DEFAULT_CALLS = frozenset({"files", "assets", "transactions"})
+
 _MAX_TIMEOUT = 600
+_MAX_UPLOADS = 10_000
+_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MIN_KEY = 32  # characters
 _MAX_PROXIES = 9
 
 
@@ -180,6 +186,39 @@ def count(value: object) -> int:
             f"is {value!r}: set how many proxies of yours stand in front, 0 to {_MAX_PROXIES}"
         )
     return int(text)
+
+
+def calls(value: object) -> frozenset[str]:
+    """Return names of API calls."""
+    found = frozenset(_items(value, "calls"))
+    if not found <= CALLS:
+        unknown = ", ".join(sorted(found - CALLS))
+        raise ValueError(f"lists {unknown}: set names of {', '.join(sorted(CALLS))}")
+    return found
+
+
+def size(value: object) -> int:
+    """Return a number of bytes, given as a number or with a unit."""
+    match = re.fullmatch(r"(\d{1,12}) *([kmg]ib|)", str(value).strip().lower(), re.ASCII)
+    if match is None or isinstance(value, bool) or int(match[1]) == 0:
+        raise ValueError(f"is {value!r}: set a size such as 50 MiB, or a number of bytes")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def uploads(value: object) -> int:
+    """Return a number of uploads at a time."""
+    text = str(value).strip()
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MAX_UPLOADS):
+        raise ValueError(f"is {value!r}: set a number of uploads at a time, 1 to {_MAX_UPLOADS}")
+    return int(text)
+
+
+def cookie_key(value: object) -> str:
+    """Return one or more keys that sign cookies."""
+    text = _text(value)
+    if not all(len(key.strip()) >= _MIN_KEY for key in text.split(",")):
+        raise ValueError(f"has a key of less than {_MIN_KEY} characters: set longer random ones")
+    return text
 
 
 def log_format(value: object) -> str:

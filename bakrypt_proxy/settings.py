@@ -29,8 +29,9 @@ def _row(
 class Settings:
     """All settings of one blueprint or client, each checked, also where they are passed in.
 
-    `timeout` is in seconds and covers one whole call to bakrypt, body included. The last three are
-    for `app.py` only.
+    `timeout` is in seconds and covers one whole call to bakrypt, body included; an upload may take
+    longer, and waits up to `upload_timeout` seconds for the response. `max_upload` is in bytes,
+    `uploads` the number of uploads at a time in a worker. The last four are for `app.py` only.
 
     :raises SettingsError: with all problems together; no message shows a secret.
     """
@@ -40,12 +41,19 @@ class Settings:
     client_id: str | None = _row("BAKRYPT_CLIENT_ID", None, parse.credential)
     client_secret: str | None = _row("BAKRYPT_CLIENT_SECRET", None, parse.credential, secret=True)
     exchange_public: bool = _row("BAKRYPT_EXCHANGE_PUBLIC", False, parse.boolean)
+    api_public: bool = _row("BAKRYPT_API_PUBLIC", False, parse.boolean)
     allowed_origins: frozenset[str] = _row("BAKRYPT_ALLOWED_ORIGINS", frozenset(), parse.origins)
     trusted_hosts: frozenset[str] = _row("BAKRYPT_TRUSTED_HOSTS", frozenset(), parse.hosts)
     timeout: float = _row("BAKRYPT_TIMEOUT", 10.0, parse.seconds)
     share_token: bool = _row("BAKRYPT_SHARE_TOKEN", True, parse.boolean)
     redis_url: str | None = _row("BAKRYPT_REDIS_URL", None, parse.redis_url, secret=True)
+    api_calls: frozenset[str] = _row("BAKRYPT_API_CALLS", parse.DEFAULT_CALLS, parse.calls)
+    max_upload: int = _row("BAKRYPT_MAX_UPLOAD", 50 * 2**20, parse.size)
+    upload_timeout: float = _row("BAKRYPT_UPLOAD_TIMEOUT", 120.0, parse.seconds)
+    uploads: int = _row("BAKRYPT_UPLOADS", 16, parse.uploads)
+    cookie_key: str | None = _row("BAKRYPT_COOKIE_KEY", None, parse.cookie_key, secret=True)
     rate_limit: str = _row("BAKRYPT_RATE_LIMIT", "10 per minute", parse.rate)
+    api_rate_limit: str = _row("BAKRYPT_API_RATE_LIMIT", "20 per minute", parse.rate)
     trusted_proxies: int = _row("BAKRYPT_TRUSTED_PROXIES", 0, parse.count)
     log_format: str = _row("BAKRYPT_LOG_FORMAT", "text", parse.log_format)
 

@@ -123,10 +123,11 @@ def _hosts(request: Request) -> set[str]:
     If a proxy does not set X-Forwarded-Host, the page can choose it.
     """
     original = request.environ.get("werkzeug.proxy_fix.orig", {}).get("HTTP_HOST", request.host)
-    return {_name(request.host), _name(original)}
+    return {host_name(request.host), host_name(original)}
 
 
-def _name(host: str) -> str:
+def host_name(host: str) -> str:
+    """Return the name in a `Host` header, without its port; empty if it is broken."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # brackets without an IPv6 address

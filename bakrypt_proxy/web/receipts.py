@@ -1,0 +1,152 @@
+"""Receipts: signed cookies that prove which transactions a visitor made. Nothing is stored here.
+
+There is one cookie for each transaction: of several in one cookie, parallel responses would keep
+only the last.
+"""
+
+import hashlib
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import NamedTuple
+from uuid import UUID
+
+from flask import Request, Response
+from itsdangerous import BadSignature, TimestampSigner
+
+from .._parsers import is_loopback
+from ..errors import AccessDeniedError, SettingsError
+from ..settings import Settings
+from .access import host_name
+
+Visitor = Callable[[], str | None]
+
+MAX_AGE = 30 * 86400  # seconds
+_MAX_RECEIPTS = 20  # of one browser, each about 130 bytes of its Cookie header
+_SECURE_PREFIX = "__Host-Http-bakrypt-"  # RFC 6265bis: from this host, and never from a script
+_LOOPBACK_PREFIX = "bakrypt-"  # Safari drops Secure cookies on http, also on loopback
+_LABEL = b"bakrypt_proxy receipts "
+
+
+class _Receipt(NamedTuple):
+    transaction: UUID
+    signed_at: float  # seconds since the epoch
+
+
+class Receipts:
+    """Issues and checks the receipts of one blueprint.
+
+    :param settings: the network that receipts are good for, and the keys that sign them.
+    :param visitor: returns the name of the signed-in visitor, or an empty string or None. What a
+        visitor made before signing in stays theirs.
+    """
+
+    def __init__(self, settings: Settings, visitor: Visitor | None) -> None:
+        self._network = settings.url
+        self._keys = _keys(settings)
+        self._visitor = visitor
+
+    def check_cookies(self, request: Request) -> None:
+        """Refuse a request whose receipt could not be kept or would be sent in the clear.
+
+        :raises AccessDeniedError: over http on any host but loopback, or if the browser says that
+            it keeps no cookies.
+        """
+        if not request.is_secure and not _is_on_loopback(request):
+            raise AccessDeniedError(
+                "this needs https: if a proxy of yours ends TLS, set BAKRYPT_TRUSTED_PROXIES"
+            )
+        if request.headers.get("Sec-Fetch-Storage-Access") == "none":
+            raise AccessDeniedError("the browser keeps no cookies here: open the page by itself")
+
+    def owns(self, request: Request, transaction: UUID) -> bool:
+        """Return whether a request carries the receipt of a transaction."""
+        return self._read(request, _cookie_name(request, transaction)) is not None
+
+    def transactions(self, request: Request) -> list[UUID]:
+        """Return the transactions whose receipts a request carries, newest first."""
+        return [receipt.transaction for receipt in self._all(request)]
+
+    def add(self, request: Request, response: Response, transactions: list[UUID]) -> None:
+        """Set the receipts of new transactions, and remove the oldest ones above the limit."""
+        for transaction in transactions:
+            name = _cookie_name(request, transaction)
+            value = self._signer(name, self._name()).sign("").decode()
+            _set_cookie(request, response, name, value, MAX_AGE)
+        old = [item for item in self._all(request) if item.transaction not in transactions]
+        for receipt in old[max(0, _MAX_RECEIPTS - len(transactions)) :]:
+            _set_cookie(request, response, _cookie_name(request, receipt.transaction), "", 0)
+
+    def _all(self, request: Request) -> list[_Receipt]:
+        prefix = _prefix(request)
+        names = [name for name in request.cookies if name.startswith(prefix)]
+        found = [receipt for name in names if (receipt := self._read(request, name)) is not None]
+        return sorted(found, key=lambda receipt: receipt.signed_at, reverse=True)
+
+    def _read(self, request: Request, name: str) -> _Receipt | None:
+        """Return a receipt that is signed for this visitor, or was before they signed in."""
+        transaction, value = _transaction(name, _prefix(request)), request.cookies.get(name)
+        if transaction is None or value is None:
+            return None
+        for visitor in {self._name(), ""}:
+            try:
+                _, signed_at = self._signer(name, visitor).unsign(
+                    value, max_age=MAX_AGE, return_timestamp=True
+                )
+            except BadSignature:
+                continue
+            return _Receipt(transaction, signed_at.timestamp())
+        return None
+
+    def _name(self) -> str:
+        return (self._visitor() if self._visitor is not None else None) or ""
+
+    def _signer(self, name: str, visitor: str) -> TimestampSigner:
+        # JSON, so that no two lists of names give the same salt.
+        salt = json.dumps([self._network, name, visitor])
+        return TimestampSigner(self._keys, salt, key_derivation="hmac", digest_method=hashlib.sha256)
+
+
+def _keys(settings: Settings) -> list[str | bytes]:
+    """Return the keys, the one that signs last, as itsdangerous has it."""
+    if settings.cookie_key is not None:
+        return [key.strip() for key in reversed(settings.cookie_key.split(","))]
+    if settings.token is None:
+        raise SettingsError("BAKRYPT_TOKEN is not set: the API needs it, for calls and for receipts")
+    return [hashlib.sha256(_LABEL + settings.token.encode()).digest()]
+
+
+def _cookie_name(request: Request, transaction: UUID) -> str:
+    short = urlsafe_b64encode(transaction.bytes).decode().rstrip("=")
+    return _prefix(request) + short
+
+
+def _transaction(name: str, prefix: str) -> UUID | None:
+    """Return the transaction that a cookie is named after, or None if it is none of ours."""
+    short = name.removeprefix(prefix)
+    try:
+        found = UUID(bytes=urlsafe_b64decode(f"{short}=="))
+    except ValueError:
+        return None
+    # The last letter of base64 has spare bits: only one spelling is a name of ours.
+    return found if urlsafe_b64encode(found.bytes).decode() == f"{short}==" else None
+
+
+def _prefix(request: Request) -> str:
+    return _SECURE_PREFIX if request.is_secure else _LOOPBACK_PREFIX
+
+
+def _is_on_loopback(request: Request) -> bool:
+    return is_loopback(host_name(request.host))
+
+
+def _set_cookie(request: Request, response: Response, name: str, value: str, max_age: int) -> None:
+    response.set_cookie(
+        name,
+        value,
+        max_age=max_age,
+        secure=request.is_secure,
+        httponly=True,
+        samesite="Strict",
+        path="/",
+    )
