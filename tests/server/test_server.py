@@ -127,6 +127,7 @@ def test_each_worker_has_a_processor_of_its_own(tmp_path: Path) -> None:
             workers = server.wait_for_workers(one_each(), without=workers)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_workers_that_are_more_than_the_processors_share_them(tmp_path: Path) -> None:
     """A place of one's own would then be one that others need."""

@@ -251,6 +251,7 @@ def test_metrics(sandbox: Sandbox) -> None:
     assert "planted" not in reply.text
 
 
+@pytest.mark.slow
 def test_metrics_of_several_workers_are_added_up(sandbox: Sandbox, tmp_path: Path) -> None:
     """Whichever worker is asked."""
     environ = {

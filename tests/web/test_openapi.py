@@ -40,6 +40,7 @@ def schemathesis(folder: Path, url: str, *arguments: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_app_keeps_its_contract(app: Flask, tmp_path: Path) -> None:
     """With bakrypt well."""
@@ -47,6 +48,7 @@ def test_the_app_keeps_its_contract(app: Flask, tmp_path: Path) -> None:
         schemathesis(tmp_path, url)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_app_keeps_its_contract_when_bakrypt_fails(upstream: Upstream, tmp_path: Path) -> None:
     """With bakrypt down; a 500 is then what the contract says."""
