@@ -3,7 +3,7 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz bench lint screenshots wheel clean
+.PHONY: run test fuzz bench lint nox screenshots wheel clean
 
 run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
@@ -18,9 +18,10 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/bench.py
 
 lint: $(VENV)/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files
+
+nox: $(VENV)/dev
+	$(BIN)/nox
 
 screenshots: $(VENV)/dev
 	PYTHONPATH=.:tests $(BIN)/python docs/screenshots.py
@@ -39,4 +40,4 @@ $(VENV)/dev: $(VENV)/run
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist benchmarks/express/node_modules
+	rm -rf $(VENV) .nox dist benchmarks/express/node_modules

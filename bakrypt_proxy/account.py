@@ -17,9 +17,9 @@ class Account:
     def __init__(self, settings: Settings, client: BakryptClient | None = None) -> None:
         self.settings = settings
         self._given_client = client
-        self.client = BakryptClient(settings) if client is None else client
+        self.client: BakryptClient = BakryptClient(settings) if client is None else client
         own = self.client.settings
-        self.shared_token = SharedToken(
+        self.shared_token: SharedToken = SharedToken(
             lambda seconds: self.client.exchange(timeout=seconds, shared=True),
             timeout=own.timeout,
             network=own.network,

@@ -26,8 +26,8 @@ class BakryptError(Exception):
     `cooldown` is set if the failure is remembered: the seconds for which nobody asks bakrypt again.
     """
 
-    status = 500
-    error = "server_error"
+    status: int = 500
+    error: str = "server_error"
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import pytest
 
 NPM = shutil.which("npm")
 needs_npm = [
+    pytest.mark.slow,
     pytest.mark.skipif(NPM is None, reason="npm is not installed"),
     pytest.mark.timeout(180),  # the download may be slow
 ]

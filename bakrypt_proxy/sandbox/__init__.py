@@ -62,11 +62,11 @@ class Sandbox:
         # real password here by mistake.
         logging.getLogger("oauthlib").setLevel(logging.INFO)
         self.expires_in = expires_in
-        self.delay = 0.0
+        self.delay: float = 0
         self.fail: int | None = None
         self.throttle: int | None = None
         self.calls: Counter[str] = Counter()
-        self.store = TokenStore(
+        self.store: TokenStore = TokenStore(
             client_id=CREDENTIALS["BAKRYPT_CLIENT_ID"],
             client_secret=CREDENTIALS["BAKRYPT_CLIENT_SECRET"],
             users=USERS,

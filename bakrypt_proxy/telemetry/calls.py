@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from ..errors import BakryptError, CredentialsRefusedError, UpstreamRefusedError
 from .signals import notify, upstream_called
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("bakrypt_request_id", default=None)
 """The id of the caller's request; the log lines of its calls to bakrypt carry it."""
@@ -49,10 +49,10 @@ def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
         raise
     finally:
         call.milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        if logger.isEnabledFor(logging.INFO):
+        if _logger.isEnabledFor(logging.INFO):
             fields = asdict(call)
             line = " ".join(f"{name}={value}" for name, value in fields.items())
-            logger.info("upstream call %s", line, extra={"fields": fields})
+            _logger.info("upstream call %s", line, extra={"fields": fields})
         notify(upstream_called, call=call)
 
 

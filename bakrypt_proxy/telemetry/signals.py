@@ -5,16 +5,16 @@ from typing import Any
 
 from blinker import NamedSignal, Namespace
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _signals = Namespace()
-upstream_called = _signals.signal(
+upstream_called: NamedSignal = _signals.signal(
     "upstream-called", "Sent after each call to bakrypt, with `call`, an UpstreamCall."
 )
-shared_token_served = _signals.signal(
+shared_token_served: NamedSignal = _signals.signal(
     "shared-token-served", "Sent when a caller got the shared token, with `network`."
 )
-shared_token_renewed = _signals.signal(
+shared_token_renewed: NamedSignal = _signals.signal(
     "shared-token-renewed",
     "Sent after each renewal of the shared token, with `network` and `outcome`.",
 )
@@ -27,4 +27,4 @@ def notify(signal: NamedSignal, **arguments: Any) -> None:
     try:
         signal.send(**arguments)
     except Exception:
-        logger.exception("a receiver of %s failed", signal.name)
+        _logger.exception("a receiver of %s failed", signal.name)

@@ -12,7 +12,10 @@ import requests
 
 from bakrypt_proxy.sandbox import Sandbox
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc"),
+]
 
 
 @pytest.mark.timeout(90)

@@ -123,6 +123,7 @@ def test_each_worker_has_its_own_processor(tmp_path: Path) -> None:
             workers = server.wait_for_workers(pinned(), without=workers)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_more_workers_than_processors_are_not_pinned(tmp_path: Path) -> None:
     """Each worker may then use every processor."""

@@ -252,6 +252,7 @@ def test_metrics(sandbox: Sandbox) -> None:
     assert "planted" not in response.text
 
 
+@pytest.mark.slow
 def test_metrics_of_several_workers_are_added_up(sandbox: Sandbox, tmp_path: Path) -> None:
     """Every worker returns the sums over all workers."""
     environ = {

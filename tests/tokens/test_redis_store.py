@@ -107,6 +107,7 @@ def exchange_at_once(url: str, number: int) -> Counter[tuple[int, str]]:
         return Counter(pool.map(exchange, range(number)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--preload"]], ids=["plain", "preload"])
 def test_four_workers_with_redis_make_one_call(
     sandbox: Sandbox, environ: dict[str, str], arguments: list[str]
@@ -119,6 +120,7 @@ def test_four_workers_with_redis_make_one_call(
     assert sandbox.calls["/auth/exchange/"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--preload"]], ids=["plain", "preload"])
 def test_four_workers_without_redis_make_at_most_four(
     sandbox: Sandbox, arguments: list[str]
@@ -130,6 +132,7 @@ def test_four_workers_without_redis_make_at_most_four(
     assert 1 <= len(replies) == sandbox.calls["/auth/exchange/"] <= 4
 
 
+@pytest.mark.slow
 def test_a_process_that_asked_before_it_forked(sandbox: Sandbox, environ: dict[str, str]) -> None:
     """Its workers take the token along, and no socket: each reply goes to the caller who asked."""
     preload = ["--preload", "--pythonpath", "tests"]
@@ -144,6 +147,7 @@ def test_a_process_that_asked_before_it_forked(sandbox: Sandbox, environ: dict[s
     assert sandbox.calls["/auth/exchange/"] == 1 + 401
 
 
+@pytest.mark.slow
 def test_a_fleet_shares_the_error_too(sandbox: Sandbox, environ: dict[str, str]) -> None:
     """One call, whichever process a caller comes to."""
     sandbox.delay, sandbox.fail = 0.3, 503
@@ -182,6 +186,7 @@ class Overlaps:
         replying(200, TOKEN_REPLY)(upstream, connection, received)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_with_the_lease(upstream: Upstream, redis_server: RedisServer) -> None:
     """The others have a token when the lease has run out, from one call, and none was made before."""
     timeout = 1.5
@@ -259,6 +264,7 @@ class Load:
         )
 
 
+@pytest.mark.slow
 def test_redis_killed_and_restarted_under_load(
     sandbox: Sandbox,
     environ: dict[str, str],
@@ -373,6 +379,7 @@ def test_machines_whose_clocks_differ(
     assert sandbox.calls == {"/auth/exchange/": 1}
 
 
+@pytest.mark.slow
 def test_a_dead_token_reported_all_over_the_fleet(
     sandbox: Sandbox, environ: dict[str, str]
 ) -> None:

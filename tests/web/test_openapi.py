@@ -32,6 +32,7 @@ def schemathesis(folder: Path, url: str, *arguments: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_app_keeps_its_contract(app: Flask, tmp_path: Path) -> None:
     """The app follows the document while bakrypt works."""
@@ -39,6 +40,7 @@ def test_the_app_keeps_its_contract(app: Flask, tmp_path: Path) -> None:
         schemathesis(tmp_path, url)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_app_keeps_its_contract_when_bakrypt_fails(upstream: Upstream, tmp_path: Path) -> None:
     """The app follows the document while bakrypt fails; a 500 is then allowed."""
