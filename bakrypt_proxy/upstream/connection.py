@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from .masking import Masked
 
@@ -54,9 +54,6 @@ class Connection:
         self._sock = sock
         self.is_reusable = False
         self.is_kept = False
-
-    def __del__(self) -> None:
-        self._sock.close()
 
     def is_quiet(self) -> bool:
         """Return whether nothing was received since the last response, not even an end.
@@ -241,7 +238,7 @@ class _ResponseReader:
     def _parse(self, part: bytes) -> None:
         try:
             self._parser.feed_data(part)
-        except HttpParserError as error:
+        except (HttpParserError, HttpParserUpgrade) as error:
             self.is_reusable = False
             if not self.is_complete:
                 self._fault = self._fault or str(error)

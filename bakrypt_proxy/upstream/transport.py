@@ -2,6 +2,7 @@
 
 import os
 import time
+import weakref
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -80,6 +81,7 @@ class ConnectionPool:
         self._dialer = dialer
         self._idle: list[Connection] = []
         self._pid = os.getpid()
+        weakref.finalize(self, _close_all, self._idle)
 
     def acquire(self, deadline: float) -> Connection:
         """Return a kept connection, or a new one.
@@ -90,11 +92,7 @@ class ConnectionPool:
         if self._pid != os.getpid():
             self.close()  # after a fork, they belong to the parent
             self._pid = os.getpid()
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                break  # another thread was faster
+        while (connection := _pop(self._idle)) is not None:
             if connection.is_quiet():
                 return connection
             connection.close()
@@ -114,6 +112,17 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close the kept connections."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        _close_all(self._idle)
+
+
+def _close_all(idle: list[Connection]) -> None:
+    while (connection := _pop(idle)) is not None:
+        connection.close()
+
+
+def _pop(idle: list[Connection]) -> Connection | None:
+    """Return a kept connection, unless another thread was faster."""
+    try:
+        return idle.pop()
+    except IndexError:
+        return None
