@@ -73,7 +73,8 @@ class GivenSession:
         """Return a request with the session's headers. `session.prepare_request` reads ~/.netrc."""
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = "POST", self._url + request.path
-        prepared.hooks = self._session.hooks
+        prepared.prepare_hooks(self._session.hooks)
+        prepared.register_hook("response", _forget_redirect)
         prepared.body = request.body.reveal() or None
         own: dict[str, Any] = {
             name: value for name, value in self._session.headers.items() if value is not None
@@ -92,6 +93,11 @@ class GivenSession:
                 for adapter in self._session.adapters.values():
                     adapter.close()
                 self._pid = os.getpid()
+
+
+def _forget_redirect(response: requests.Response, **_: Any) -> None:
+    """Drop the address of a redirect: requests would read its whole body, however long."""
+    response.headers.pop("Location", None)
 
 
 def _read(response: requests.Response, limit: int) -> Masked[bytes]:
