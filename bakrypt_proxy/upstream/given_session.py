@@ -74,7 +74,7 @@ class GivenSession:
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = "POST", self._url + request.path
         prepared.prepare_hooks(self._session.hooks)
-        prepared.register_hook("response", _forget_redirect)
+        prepared.prepare_hooks({"response": _forget_redirect})
         prepared.body = request.body.reveal() or None
         own: dict[str, Any] = {
             name: value for name, value in self._session.headers.items() if value is not None
