@@ -6,6 +6,7 @@ from .errors import (
     CredentialsRefusedError,
     InvalidRequestError,
     SettingsError,
+    UnavailableError,
     UpstreamFailedError,
     UpstreamRefusedError,
 )
@@ -13,6 +14,7 @@ from .settings import Settings
 from .telemetry import JsonFormatter
 from .types import AccessToken, ErrorResponse
 from .upstream.client import BakryptClient
+from .web.api import create_api_blueprint
 from .web.auth import create_blueprint, is_password_attempt
 from .web.contract import render_http_error
 from .web.registration import read_settings, readiness_problems
@@ -28,8 +30,10 @@ __all__ = [
     "JsonFormatter",
     "Settings",
     "SettingsError",
+    "UnavailableError",
     "UpstreamFailedError",
     "UpstreamRefusedError",
+    "create_api_blueprint",
     "create_blueprint",
     "is_password_attempt",
     "read_settings",

@@ -26,7 +26,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def add_commands(group: click.Group, find: Callable[[], tuple[Account, Finding]]) -> None:
+def add_commands(group: click.Group, find: Callable[[], tuple[Account, list[Finding]]]) -> None:
     """Add the commands to a group.
 
     :param find: called when a command runs. Returns the account to work with, and what is to be
@@ -136,11 +136,11 @@ def _print_token(grant: Callable[[], AccessToken]) -> None:
         raise click.ClickException(error.explain()) from error
 
 
-def _check(account: Account, access: Finding) -> Iterator[Finding]:
+def _check(account: Account, access: list[Finding]) -> Iterator[Finding]:
     settings, client = account.settings, account.client
     where = f"{settings.network} ({settings.url}), timeout {settings.timeout:g} s"
     yield Finding("settings", "ok", where)
-    yield access
+    yield from access
     yield _redis_finding(account)
     exchange_error = _attempt(client.exchange)
     # No user's password is needed: bakrypt checks the client before it refuses the refresh token.

@@ -4,6 +4,7 @@ BakryptError
 ├── SettingsError            500  a setting is wrong or missing
 ├── InvalidRequestError      400  the caller's request is malformed
 ├── AccessDeniedError        403  the caller is not let in
+├── UnavailableError         503  try again in a moment
 ├── UpstreamRefusedError     4xx  bakrypt refuses what the caller sent
 ├── CredentialsRefusedError  500  bakrypt refuses this server's credentials
 └── UpstreamFailedError      500  bakrypt gave no usable response
@@ -97,6 +98,13 @@ class AccessDeniedError(BakryptError):
 
     status = 403
     error = "access_denied"
+
+
+class UnavailableError(BakryptError):
+    """The caller is to try again after `retry_after` seconds."""
+
+    status = 503
+    error = "temporarily_unavailable"
 
 
 class UpstreamRefusedError(BakryptError):

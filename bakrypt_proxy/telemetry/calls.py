@@ -25,6 +25,7 @@ class UpstreamCall:
     :param endpoint: `exchange` or `token`.
     :param shared: whether the token is for all callers.
     :param status: bakrypt's HTTP status; None if there was no response.
+    :param bytes_sent: the length of the body of a call to the API.
     :param outcome: `success`, `refused`, `credentials_refused` or `failed`.
     """
 
@@ -34,6 +35,7 @@ class UpstreamCall:
     status: int | None = None
     outcome: str = "failed"
     milliseconds: float = 0
+    bytes_sent: int = 0
     request_id: str | None = field(default_factory=request_id.get)
 
 

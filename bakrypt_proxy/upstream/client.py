@@ -134,11 +134,12 @@ class BakryptClient:
         if timeout is None:
             timeout = self.settings.timeout
         with observed(UpstreamCall(grant.endpoint, self.settings.network, shared)) as call:
-            response = self._open_transport().send(request, timeout=timeout, limit=MAX_BODY)
+            response = self.open_transport().send(request, timeout=timeout, limit=MAX_BODY)
             call.status = response.status
             return read_response(grant, response, secret)
 
-    def _open_transport(self) -> Transport | GivenSession:
+    def open_transport(self) -> Transport | GivenSession:
+        """Return what sends this client's requests."""
         if self._transport is None:
             self._transport = Transport(self.settings.url)
         return self._transport

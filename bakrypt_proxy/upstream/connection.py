@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -90,6 +90,51 @@ class Connection:
         self.is_reusable = is_sent and reader.is_reusable
         return response
 
+    def stream(
+        self,
+        head: Masked[bytes],
+        parts: Iterable[bytes],
+        *,
+        silence: float,
+        first_byte: float,
+        limit: int,
+    ) -> Response:
+        """Send a request part by part, and return the final response to it.
+
+        A response that comes before all parts are sent ends the sending.
+
+        :param silence: seconds that sending one part may take, and the response after its start.
+        :param first_byte: seconds from the last part to the first byte of the response.
+        :param limit: the most bytes of body to read, before and after decoding.
+        :raises Exception: as `exchange`, and what `parts` raises.
+        """
+        self.is_reusable = False
+        reader = _ResponseReader(limit, head_only=False)
+        is_sent = self._send(head, time.monotonic() + silence)
+        for part in parts:
+            if not is_sent or self._has_response(reader):
+                is_sent = False
+                break
+            is_sent = self._send(Masked(part), time.monotonic() + silence)
+        deadline = time.monotonic() + (first_byte if is_sent else silence)
+        while not reader.has_begun:
+            self._receive_once(reader, deadline)
+        self._receive(reader, time.monotonic() + silence)
+        response = reader.response()
+        self.is_reusable = is_sent and reader.is_reusable
+        return response
+
+    def _has_response(self, reader: "_ResponseReader") -> bool:
+        """Read what is there without waiting, and return whether the final response has begun."""
+        self._sock.settimeout(0)
+        try:
+            reader.feed(self._sock.recv(_READ_SIZE))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except _ENDED:
+            return True  # the next read says how it ended
+        return reader.has_begun
+
     def _send(self, request: Masked[bytes], deadline: float) -> bool:
         """Return False if upstream stopped reading: its response may be there nevertheless."""
         sent, size = 0, len(request.reveal())
@@ -107,16 +152,19 @@ class Connection:
 
     def _receive(self, reader: "_ResponseReader", deadline: float) -> None:
         while not reader.is_done:
-            self._sock.settimeout(time_left(deadline))
-            try:
-                # Not kept in a variable: it may be a token.
-                reader.feed(self._sock.recv(_READ_SIZE))
-            except _ENDED as error:
-                if reader.received == 0:
-                    raise NoResponseError(*error.args) from error
-                raise ProtocolError("the response broke off") from error
+            self._receive_once(reader, deadline)
         if reader.received == 0:
             raise NoResponseError("the connection was closed")
+
+    def _receive_once(self, reader: "_ResponseReader", deadline: float) -> None:
+        self._sock.settimeout(time_left(deadline))
+        try:
+            # Not kept in a variable: it may be a token.
+            reader.feed(self._sock.recv(_READ_SIZE))
+        except _ENDED as error:
+            if reader.received == 0:
+                raise NoResponseError(*error.args) from error
+            raise ProtocolError("the response broke off") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -152,6 +200,11 @@ class _ResponseReader:
         self.received = 0  # bytes
         self.is_complete = False
         self.is_reusable = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the head of the final response was read, or will never be."""
+        return self._status >= 200 or self.is_done
 
     @property
     def is_done(self) -> bool:

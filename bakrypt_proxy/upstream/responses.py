@@ -107,7 +107,7 @@ def _read_refusal(grant: Grant, response: Response, secret: Masked[str]) -> Bakr
     if secret.reveal() in said or quote_plus(secret.reveal()) in said:
         return _failure("bakrypt's refusal repeated a secret", response)
     return UpstreamRefusedError(
-        description, status=response.status, error=error, retry_after=_retry_after(response)
+        description, status=response.status, error=error, retry_after=retry_after_of(response)
     )
 
 
@@ -115,7 +115,7 @@ def _credentials_refused(grant: Grant, response: Response) -> CredentialsRefused
     return CredentialsRefusedError(
         "bakrypt refused this server's credentials",
         detail=f"status {response.status} from {grant.path}: look at {grant.settings}",
-        retry_after=_retry_after(response),
+        retry_after=retry_after_of(response),
     )
 
 
@@ -150,7 +150,7 @@ def _read_object(response: Response) -> dict[str, Any] | BakryptError:
     if len(response.body.reveal()) > MAX_BODY:
         return _failure("bakrypt's reply was too large", response)
     try:
-        body = _JSON.decode(response.body.reveal().decode())
+        body = STRICT_JSON.decode(response.body.reveal().decode())
     except (ValueError, RecursionError):
         return _failure("bakrypt's reply was not JSON", response)
     if not isinstance(body, dict):
@@ -170,7 +170,7 @@ def _finite(text: str) -> float:
     return number
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _failure(description: str, response: Response, *, hint: str = "") -> UpstreamFailedError:
@@ -179,11 +179,11 @@ def _failure(description: str, response: Response, *, hint: str = "") -> Upstrea
     return UpstreamFailedError(
         description,
         detail=f"{detail}; {hint}" if hint else detail,
-        retry_after=_retry_after(response),
+        retry_after=retry_after_of(response),
     )
 
 
-def _retry_after(response: Response) -> str | None:
+def retry_after_of(response: Response) -> str | None:
     """Return the Retry-After header if it makes sense."""
     value = response.headers.reveal().get("retry-after")
     return None if retry_after_seconds(value) is None else value

@@ -3,10 +3,11 @@
 import os
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from ..errors import UpstreamFailedError
 from .connection import Connection, NoResponseError, ProtocolError, Response
 from .dialer import Dialer, describe_failure
 from .masking import Masked
@@ -15,11 +16,12 @@ _MAX_IDLE = 512  # connections; a server with more threads opens new ones for th
 
 
 class Request(NamedTuple):
-    """A POST. The body is ASCII, and no header holds a line break."""
+    """A request. The body is ASCII, and no header holds a line break."""
 
     path: str
     headers: Masked[Mapping[str, str]]
-    body: Masked[str]
+    body: Masked[str] = Masked("")
+    method: str = "POST"
 
 
 class Transport:
@@ -51,9 +53,40 @@ class Transport:
                     raise
             return self._exchange(self._pool.dial(deadline), message, deadline, limit)
         except (OSError, ProtocolError) as error:
-            raise describe_failure(
-                error, "bakrypt", "bakrypt's reply broke off or could not be read"
-            ) from error
+            raise _failure(error) from error
+
+    def stream(  # noqa: PLR0913 - all but two are named
+        self,
+        request: Request,
+        parts: Iterable[bytes],
+        *,
+        length: int,
+        silence: float,
+        first_byte: float,
+        limit: int,
+    ) -> Response:
+        """Send a request with a body in parts, once only, and return the response to it.
+
+        :param length: of all parts, in bytes.
+        :param silence: in seconds, for connecting, for each part and for the response once it has
+            begun.
+        :param first_byte: in seconds, from the last part to the first byte of the response.
+        :param limit: the most bytes of the response's body to read.
+        :raises UpstreamFailedError: if no response comes that can be read.
+        """
+        connection = self._pool.acquire(time.monotonic() + silence)
+        try:
+            return connection.stream(
+                self._head(request, length),
+                parts,
+                silence=silence,
+                first_byte=first_byte,
+                limit=limit,
+            )
+        except (OSError, ProtocolError) as error:
+            raise _failure(error) from error
+        finally:
+            self._pool.release(connection)
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -68,10 +101,19 @@ class Transport:
             self._pool.release(connection)
 
     def _encode(self, request: Request) -> Masked[bytes]:
-        lines = [f"{name}: {value}\r\n" for name, value in request.headers.reveal().items()]
         body = request.body.reveal()
-        head = f"POST {request.path} HTTP/1.1\r\n{self._start}{''.join(lines)}"
-        return Masked(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+        return Masked(self._head(request, len(body)).reveal() + body.encode("latin-1"))
+
+    def _head(self, request: Request, length: int) -> Masked[bytes]:
+        lines = [f"{name}: {value}\r\n" for name, value in request.headers.reveal().items()]
+        if request.method != "GET":
+            lines.append(f"Content-Length: {length}\r\n")
+        start = f"{request.method} {request.path} HTTP/1.1\r\n{self._start}"
+        return Masked(f"{start}{''.join(lines)}\r\n".encode("latin-1"))
+
+
+def _failure(error: OSError | ProtocolError) -> UpstreamFailedError:
+    return describe_failure(error, "bakrypt", "bakrypt's reply broke off or could not be read")
 
 
 class ConnectionPool:

@@ -3,32 +3,65 @@
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from flask import Request
 
+from ..cli import Finding
 from ..errors import AccessDeniedError
 from ..settings import Settings
 
 Authorize = Callable[[], bool | None]
 
 
+class Opening(NamedTuple):
+    """What a blueprint opens, and how its app opens it to everybody."""
+
+    subject: str
+    what: str
+    is_public: Callable[[Settings], bool]
+    setting: str
+    function: str
+    refusal: str
+
+
+EXCHANGE = Opening(
+    "gate",
+    "exchange",
+    lambda settings: settings.exchange_public,
+    "BAKRYPT_EXCHANGE_PUBLIC",
+    "create_blueprint",
+    "you are not allowed to get an access token here",
+)
+API = Opening(
+    "api",
+    "the API",
+    lambda settings: settings.api_public,
+    "BAKRYPT_API_PUBLIC",
+    "create_api_blueprint",
+    "you are not allowed to call the API here",
+)
+
+
 class Access:
     """Decides who may call the routes of one blueprint.
 
     :param settings: the settings of the blueprint.
+    :param opening: what the blueprint opens.
     :param authorize: the app's function, called in each request without arguments; None if the
         settings alone decide.
     :raises TypeError: if `authorize` is not callable, or is async.
     """
 
-    def __init__(self, settings: Settings, authorize: Authorize | None) -> None:
+    def __init__(self, settings: Settings, opening: Opening, authorize: Authorize | None) -> None:
         if authorize is not None and (not callable(authorize) or iscoroutinefunction(authorize)):
             raise TypeError(
                 "authorize must be a function that returns true or false, and not an async one"
             )
         self._allowed_origins = settings.allowed_origins
-        self._public = settings.exchange_public
+        self._opening = opening
+        self._public = opening.is_public(settings)
         self._trusted_hosts = settings.trusted_hosts
         self._authorize = authorize
 
@@ -57,7 +90,7 @@ class Access:
             detail=f"Origin {origin!r}, Sec-Fetch-Site {site!r}",
         )
 
-    def check_exchange(self, request: Request) -> None:
+    def check_caller(self, request: Request) -> None:
         """Refuse callers whom the app does not let in. If there is an `authorize`, it decides.
 
         :raises AccessDeniedError: if the caller is not let in.
@@ -65,7 +98,7 @@ class Access:
         """
         if self._authorize is not None:
             if not _decide(self._authorize):
-                raise AccessDeniedError("you are not allowed to get an access token here")
+                raise AccessDeniedError(self._opening.refusal)
         elif not self._public:
             raise AccessDeniedError(self.describe())
         else:
@@ -86,19 +119,21 @@ class Access:
                 )
 
     @property
-    def is_open(self) -> bool:
-        """Whether anybody may exchange."""
-        return self._public or self._authorize is not None
+    def finding(self) -> Finding:
+        """What `check` says of who may call."""
+        is_open = self._public or self._authorize is not None
+        return Finding(self._opening.subject, "ok" if is_open else "off", self.describe())
 
     def describe(self) -> str:
-        """Return a sentence that says who may exchange."""
+        """Return a sentence that says who may call."""
+        opening = self._opening
         if self._authorize is not None:
-            return "exchange is open to those whom authorize lets in"
+            return f"{opening.what} is open to those whom authorize lets in"
         if self._public:
-            return "exchange is open to everybody (BAKRYPT_EXCHANGE_PUBLIC)"
+            return f"{opening.what} is open to everybody ({opening.setting})"
         return (
-            "exchange is closed: pass authorize= to create_blueprint, "
-            "or set BAKRYPT_EXCHANGE_PUBLIC=true"
+            f"{opening.what} is closed: pass authorize= to {opening.function}, "
+            f"or set {opening.setting}=true"
         )
 
 

@@ -1,24 +1,20 @@
 """`create_blueprint`: the two documented routes, the page's module and the OpenAPI document."""
 
 import json
-from functools import cache
-from importlib import resources
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from ..account import Account
-from ..cli import Finding, State, add_commands
+from ..cli import add_commands
 from ..errors import InvalidRequestError
 from ..settings import Settings
 from ..upstream.client import BakryptClient
-from .access import Authorize
+from . import documents
+from .access import EXCHANGE, Authorize
 from .contract import View, add_route, endpoint_of, json_response, keep_contract
 from .parameters import keep_form, read_parameters
-from .registration import current_registration, register, registration_of
-
-_PACKAGE = "bakrypt_proxy"
+from .registration import Options, current_registration, find_for_commands, register
 
 
 def create_blueprint(
@@ -40,35 +36,28 @@ def create_blueprint(
         lets the caller in.
     :raises TypeError: on registration, if `authorize` is not callable, or is async.
     """
-    blueprint = Blueprint(name, _PACKAGE, url_prefix="/auth")
+    blueprint = Blueprint(name, "bakrypt_proxy", url_prefix="/auth")
     keep_contract(blueprint)
     for rule, (view, method) in _ROUTES.items():
         add_route(blueprint, rule, view, method)
 
+    options = Options(settings, client, authorize, EXCHANGE)
+
     def set_up(state: BlueprintSetupState) -> None:
         endpoints = [endpoint_of(state, view.__name__) for view, _ in _ROUTES.values()]
-        register(
-            state.app, blueprint, endpoints, settings=settings, client=client, authorize=authorize
-        )
+        register(state.app, blueprint, endpoints, options)
 
     blueprint.record(set_up)
     # Before the app's own hooks, which may read the form.
     blueprint.url_value_preprocessor(lambda _endpoint, _arguments: keep_form(request))
-
-    def find_account() -> tuple[Account, Finding]:
-        registration = registration_of(blueprint)
-        access = registration.access
-        state: State = "ok" if access.is_open else "off"
-        return registration.account, Finding("gate", state, access.describe())
-
-    add_commands(blueprint.cli, find_account)
+    add_commands(blueprint.cli, lambda: find_for_commands(blueprint))
     return blueprint
 
 
 def exchange() -> Response:
     """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
     registration = current_registration()
-    registration.access.check_exchange(request)
+    registration.access.check_caller(request)
     rejected_token = read_parameters(request).get("rejected_token")
     account = registration.account
     if registration.settings.share_token:
@@ -95,21 +84,12 @@ def token() -> Response:
 
 def openapi() -> Response:
     """`GET /auth/openapi.json`: these routes, described for machines (OpenAPI 3.1)."""
-    document = json.loads(_read("web/openapi.json"))
-    # Not "./": paths are appended to it, and two slashes are a redirect.
-    path = request.path.rstrip("/").removesuffix("/openapi.json")
-    document["servers"][0]["url"] = request.script_root + path
-    return json_response(json.dumps(document))
+    return documents.openapi("openapi.json")
 
 
 def script() -> Response:
     """`GET /auth/bakrypt.js`: the module that keeps a page's token alive."""
-    response = Response(_read("browser/bakrypt.js"), mimetype="text/javascript")
-    # Not the tokens' no-store: a browser may keep it, and asks whether it has changed.
-    response.headers["Cache-Control"] = "no-cache"
-    response.add_etag()
-    response.make_conditional(request)
-    return response
+    return documents.script("bakrypt.js")
 
 
 _ROUTES: dict[str, tuple[View, str]] = {
@@ -118,12 +98,6 @@ _ROUTES: dict[str, tuple[View, str]] = {
     "/openapi.json": (openapi, "GET"),
     "/bakrypt.js": (script, "GET"),
 }
-
-
-@cache
-def _read(path: str) -> bytes:
-    """Return the content of a file of this package, read once."""
-    return resources.files(_PACKAGE).joinpath(path).read_bytes()
 
 
 def is_password_attempt() -> bool:

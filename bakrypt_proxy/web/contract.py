@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-View = Callable[[], Response]
+View = Callable[..., Response]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can be part of a log line without harm
 _REQUEST_ID_KEY = "bakrypt_proxy.request_id"  # in the WSGI environ
@@ -56,8 +56,12 @@ def keep_contract(blueprint: Blueprint) -> None:
         blueprint.register_error_handler(code, render_http_error)
 
 
-def add_route(blueprint: Blueprint, rule: str, view: View, method: str) -> None:
+def add_route(
+    blueprint: Blueprint, rule: str, view: View, method: str, *, head: bool = True
+) -> None:
     """Add a route for one method, with and without the slash at the end.
+
+    :param head: whether a route for GET answers HEAD, too.
 
     A second rule takes all other methods, because Flask's own 405 knows no `ErrorResponse`.
     """
@@ -72,7 +76,7 @@ def add_route(blueprint: Blueprint, rule: str, view: View, method: str) -> None:
         merge_slashes=False,
         provide_automatic_options=False,
     )
-    blueprint.record(lambda state: _add_other_methods(state, endpoint))
+    blueprint.record(lambda state: _add_other_methods(state, endpoint, head))
 
 
 def endpoint_of(state: BlueprintSetupState, name: str) -> str:
@@ -80,8 +84,10 @@ def endpoint_of(state: BlueprintSetupState, name: str) -> str:
     return f"{state.name_prefix}.{state.name}.{name}".lstrip(".")
 
 
-def _add_other_methods(state: BlueprintSetupState, name: str) -> None:
+def _add_other_methods(state: BlueprintSetupState, name: str, head: bool) -> None:
     for rule in list(state.app.url_map.iter_rules(endpoint_of(state, name))):
+        if rule.methods is not None and not head:
+            rule.methods.discard("HEAD")  # which werkzeug adds to GET
         second = rule.empty()
         second.merge_slashes = rule.merge_slashes  # which `empty` forgets
         second.methods = None  # every method; Flask's add_url_rule has no word for it
@@ -191,6 +197,11 @@ def json_response(
 
 def _common_headers(current: Request) -> list[tuple[str, str]]:
     return [*_COMMON_HEADERS, ("X-Request-ID", _request_id(current.environ))]
+
+
+def request_id() -> str:
+    """Return the id of the current request."""
+    return _request_id(request.environ)
 
 
 def _request_id(environ: "WSGIEnvironment") -> str:

@@ -104,15 +104,17 @@ class Receipts:
     def _signer(self, name: str, visitor: str) -> TimestampSigner:
         # JSON, so that no two lists of names give the same salt.
         salt = json.dumps([self._network, name, visitor])
-        return TimestampSigner(self._keys, salt, key_derivation="hmac", digest_method=hashlib.sha256)
+        return TimestampSigner(
+            self._keys, salt, key_derivation="hmac", digest_method=hashlib.sha256
+        )
 
 
-def _keys(settings: Settings) -> list[str | bytes]:
+def _keys(settings: Settings) -> list[bytes]:
     """Return the keys, the one that signs last, as itsdangerous has it."""
     if settings.cookie_key is not None:
-        return [key.strip() for key in reversed(settings.cookie_key.split(","))]
+        return [key.strip().encode() for key in reversed(settings.cookie_key.split(","))]
     if settings.token is None:
-        raise SettingsError("BAKRYPT_TOKEN is not set: the API needs it, for calls and for receipts")
+        raise SettingsError("BAKRYPT_TOKEN is not set: calls to the API need it")
     return [hashlib.sha256(_LABEL + settings.token.encode()).digest()]
 
 

@@ -11,15 +11,37 @@ from flask import Blueprint, Request, current_app, request
 from flask.sansio.app import App
 
 from ..account import Account
-from ..cli import settings_error_explained
+from ..cli import Finding, settings_error_explained
 from ..settings import Settings, unknown_settings
 from ..upstream.client import BakryptClient
-from .access import Access, Authorize
+from ..upstream.relay import Relay
+from ..upstream.transport import Transport
+from .access import API, Access, Authorize, Opening
 from .cors import Cors
+from .receipts import Receipts, Visitor
+from .uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
 _EXTENSION = "bakrypt_proxy"
+
+
+class Options(NamedTuple):
+    """What a blueprint was created with."""
+
+    settings: Settings | None
+    client: BakryptClient | None
+    authorize: Authorize | None
+    opening: Opening
+    visitor: Visitor | None = None
+
+
+class Api(NamedTuple):
+    """What a blueprint of the API works with besides."""
+
+    relay: Relay
+    receipts: Receipts
+    uploads: Uploads
 
 
 class Registration(NamedTuple):
@@ -30,6 +52,14 @@ class Registration(NamedTuple):
     account: Account
     access: Access
     cors: Cors
+    maybe_api: Api | None
+
+    @property
+    def api(self) -> Api:
+        """What a blueprint of the API works with besides."""
+        if self.maybe_api is None:
+            raise TypeError("this blueprint has no API")
+        return self.maybe_api
 
 
 @dataclass
@@ -48,31 +78,39 @@ class _State:
         return self.accounts[-1]
 
 
-def register(  # noqa: PLR0913 - most are named
-    app: App,
-    blueprint: Blueprint,
-    endpoints: Iterable[str],
-    *,
-    settings: Settings | None,
-    client: BakryptClient | None,
-    authorize: Authorize | None,
-) -> None:
+def register(app: App, blueprint: Blueprint, endpoints: Iterable[str], options: Options) -> None:
     """Build what a blueprint works with and keep it for the blueprint's endpoints in this app.
 
     :raises SettingsError: if the app's settings are wrong.
     """
     _warn_of_unknown_settings()
+    settings, client = options.settings, options.client
     if settings is None:
         settings = read_settings(app) if client is None else client.settings
     state = _state(app)
+    account = state.account(settings, client)
+    with settings_error_explained():
+        api = _create_api(settings, account, options) if options.opening is API else None
     registration = Registration(
         blueprint,
         settings,
-        state.account(settings, client),
-        Access(settings, authorize),
+        account,
+        Access(settings, options.opening, options.authorize),
         Cors(settings.allowed_origins),
+        api,
     )
     state.by_endpoint.update(dict.fromkeys(endpoints, registration))
+
+
+def _create_api(settings: Settings, account: Account, options: Options) -> Api:
+    transport = account.client.open_transport()
+    if not isinstance(transport, Transport):
+        raise TypeError("create_api_blueprint cannot use a client with a session of its own")
+    return Api(
+        Relay(transport, settings),
+        Receipts(settings, options.visitor),
+        Uploads(settings.uploads),
+    )
 
 
 @cache
@@ -113,10 +151,11 @@ def current_registration() -> Registration:
     return registration
 
 
-def registration_of(blueprint: Blueprint) -> Registration:
-    """Return a blueprint's registration in the current app, whatever its name is there."""
-    registrations = _state(current_app).by_endpoint.values()
-    return next(found for found in registrations if found.blueprint is blueprint)
+def find_for_commands(blueprint: Blueprint) -> tuple[Account, list[Finding]]:
+    """Return a blueprint's account in the current app, and who may call its blueprints there."""
+    registrations = list(dict.fromkeys(_state(current_app).by_endpoint.values()))
+    account = next(found.account for found in registrations if found.blueprint is blueprint)
+    return account, [found.access.finding for found in registrations if found.account is account]
 
 
 def readiness_problems() -> list[str]:

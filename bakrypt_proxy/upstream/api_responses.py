@@ -1,0 +1,129 @@
+"""What a response of bakrypt's API means: JSON to hand on, or which error."""
+
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from ..errors import (
+    BakryptError,
+    CredentialsRefusedError,
+    UpstreamFailedError,
+    UpstreamRefusedError,
+)
+from .connection import Response
+from .responses import STRICT_JSON, retry_after_of
+
+MAX_RESPONSE = 2**20  # bytes
+
+_KEPT_WITHOUT_JSON = {413, 429}  # also from a proxy in front of bakrypt, in HTML
+_ERROR_BY_STATUS = {403: "access_denied", 404: "not_found", 429: "too_many_requests"}
+_SENTENCES = {
+    403: "bakrypt does not allow this",
+    404: "there is no such transaction",
+    413: "bakrypt refuses this as too large",
+    415: "bakrypt does not take this type of file",
+    429: "too many requests, try again later",
+}
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_MAX_DETAIL = 200  # characters
+_SHORTEST_QUOTE = 3  # characters of the caller's that a sentence must not repeat
+
+
+class ApiResponse(NamedTuple):
+    """A success: its status, its JSON as text, and what the text says."""
+
+    status: int
+    text: str
+    content: Any
+
+
+def read_api_response(response: Response, said: Collection[str] | None) -> ApiResponse:
+    """Return a success of the API.
+
+    :param said: the texts that the caller sent, which no error may repeat; None if they are not
+        known, as with a file.
+    :raises UpstreamRefusedError: if bakrypt refuses the request, with bakrypt's status.
+    :raises CredentialsRefusedError: if bakrypt refuses the token.
+    :raises UpstreamFailedError: for anything else that is no JSON of a success.
+    """
+    result = _read(response, said)
+    if isinstance(result, BakryptError):
+        raise result from None
+    return result
+
+
+def _read(response: Response, said: Collection[str] | None) -> ApiResponse | BakryptError:
+    body = _json(response)
+    status = response.status
+    if status == 401:
+        return CredentialsRefusedError(
+            "bakrypt refused this server's token", detail="status 401: look at BAKRYPT_TOKEN"
+        )
+    if 200 <= status < 300 and body is not None:
+        return ApiResponse(status, response.body.reveal().decode(), body)
+    if 400 <= status < 500 and (body is not None or status in _KEPT_WITHOUT_JSON):
+        return UpstreamRefusedError(
+            _describe(status, body, said),
+            status=status,
+            error=_ERROR_BY_STATUS.get(status, "invalid_request"),
+            retry_after=retry_after_of(response),
+        )
+    return _failure(response)
+
+
+def _failure(response: Response) -> UpstreamFailedError:
+    size = len(response.body.reveal())
+    if size > MAX_RESPONSE:
+        description = "bakrypt's response was too large"
+    elif 300 <= response.status < 400:
+        description = "bakrypt answered with a redirect, which is not followed"
+    elif response.status >= 500:
+        description = f"bakrypt failed (status {response.status})"
+    else:
+        description = f"bakrypt's response was not JSON (status {response.status})"
+    return UpstreamFailedError(
+        description,
+        detail=f"status {response.status}, {size} bytes read",
+        retry_after=retry_after_of(response),
+    )
+
+
+def _json(response: Response) -> Any:
+    """Return the JSON object or list of a response, or None if it is something else."""
+    raw = response.body.reveal()
+    if len(raw) > MAX_RESPONSE:
+        return None
+    try:
+        body = STRICT_JSON.decode(raw.decode())
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict | list) else None
+
+
+def _describe(status: int, body: Any, said: Collection[str] | None) -> str:
+    """Return a sentence for the caller. Bakrypt's own words are used if they are harmless.
+
+    bakrypt's component shows the sentence as HTML, and bakrypt quotes what it was sent.
+    """
+    detail = body.get("detail") if isinstance(body, dict) else None
+    if isinstance(detail, str) and said is not None and _is_harmless(detail, said):
+        return detail
+    if fields := _fields(body):
+        return f"bakrypt refuses these fields: {', '.join(fields)}"
+    return _SENTENCES.get(status, "bakrypt refuses this request")
+
+
+def _is_harmless(detail: str, said: Collection[str]) -> bool:
+    if not 0 < len(detail) <= _MAX_DETAIL or not detail.isprintable() or set(detail) & set("<>&"):
+        return False
+    lower = detail.lower()
+    return not any(len(text) >= _SHORTEST_QUOTE and text.lower() in lower for text in said)
+
+
+def _fields(body: Any) -> list[str]:
+    """Return the names of the fields that an error of Django REST names, without its messages."""
+    names: set[str] = set()
+    for item in body if isinstance(body, list) else [body]:
+        if isinstance(item, dict):
+            names |= {key for key, value in item.items() if isinstance(value, dict | list)}
+    return sorted(name for name in names if _FIELD.fullmatch(name))
