@@ -81,6 +81,8 @@ class Receipts:
         prefix = _prefix(request)
         names = [name for name in request.cookies if name.startswith(prefix)]
         found = [receipt for name in names if (receipt := self._read(request, name)) is not None]
+        # Browsers send the oldest first (RFC 6265 section 5.4): that orders those of one second.
+        found.reverse()
         return sorted(found, key=lambda receipt: receipt.signed_at, reverse=True)
 
     def _read(self, request: Request, name: str) -> _Receipt | None:
