@@ -51,6 +51,26 @@ def gunicorn(
             process.wait(10)
 
 
+@contextmanager
+def granian(environ: dict[str, str], *arguments: str, app: str = "app:create_app") -> Iterator[str]:
+    """Run an app on `bakrypt_proxy.server` with one worker and return its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "bakrypt_proxy.server", "--port", str(port), "--factory"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    with subprocess.Popen(
+        [*command, "--workers", "1", "--log-level", "warning", *arguments, app],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths, "BAKRYPT_EXCHANGE_PUBLIC": "true", **environ},
+    ) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until(lambda: is_up(url), seconds=20)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 def is_up(url: str) -> bool:
     """Return whether the app answers."""
     with suppress(requests.ConnectionError):
