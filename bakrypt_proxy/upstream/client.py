@@ -153,6 +153,6 @@ def _is_text(parameters: Masked[dict[str, str]], name: str) -> bool:
     """Return False for half a surrogate pair, which JSON can carry and UTF-8 cannot."""
     try:
         parameters.reveal()[name].encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, AttributeError):
         return False
     return True
