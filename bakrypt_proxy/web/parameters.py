@@ -1,4 +1,4 @@
-"""The parameters of a request, from JSON or from a form, checked before anything is done with them."""
+"""The parameters of a request, from JSON or from a form, checked before they are used."""
 
 import json
 from collections.abc import Iterable
@@ -59,9 +59,10 @@ _JSON = json.JSONDecoder(
 
 
 def read_parameters(request: Request) -> Parameters:
-    """Read the body of a request of up to 64 KiB. An empty one has no parameters, whatever type it claims.
+    """Read the body of a request. An empty one has no parameters, whatever type it claims.
 
-    Raises `InvalidRequestError` for what is neither a JSON object nor a form, and werkzeug's 413 for what is too large.
+    :raises InvalidRequestError: if it is neither a JSON object nor a form.
+    :raises RequestEntityTooLarge: if it has more than 64 KiB.
     """
     if _is_empty(request):
         return _NONE
@@ -90,7 +91,7 @@ def _read(request: Request) -> Parameters:
 
 
 def _is_empty(request: Request) -> bool:
-    """Whether the headers say that there is no body, as in HTTP/1 they do (RFC 9112 section 6.3)."""
+    """Return whether the headers of HTTP/1 say that there is no body (RFC 9112 section 6.3)."""
     environ = request.environ
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return False
