@@ -22,7 +22,7 @@ from bakrypt_proxy import UpstreamFailedError
 from bakrypt_proxy.upstream.masking import Masked
 from bakrypt_proxy.upstream.transport import Request, Transport
 
-EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "100"))
 LIMIT = 64 * 1024
 BODY = json.dumps({"access_token": "token-of-alice", "padding": "x" * 40}).encode()
 MALLORY = b'HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{"access_token": "mallory"}'
