@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Flask, Response, request
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
+from limits import RateLimitItemPerSecond
+from limits.strategies import FixedWindowRateLimiter
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -27,6 +30,7 @@ from bakrypt_proxy import (
 from bakrypt_proxy.demo import create_demo
 from bakrypt_proxy.sandbox import CREDENTIALS, USERS, Sandbox
 from bakrypt_proxy.web.metrics import create_metrics
+from bakrypt_proxy.web.registration import registration_of
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
@@ -47,13 +51,14 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         # Not the port and the prefix: a proxy that does not set these would hand on the caller's own.
         fixed = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=1, x_host=1)
         app.wsgi_app = fixed  # type: ignore[method-assign]
-    app.register_blueprint(create_blueprint(settings=settings))
+    blueprint = create_blueprint(settings=settings)
+    app.register_blueprint(blueprint)
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
     app.register_blueprint(create_metrics())
     app.register_error_handler(HTTPException, render_http_error)
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=readyz)
-    _limit_passwords(app, settings)
+    _limit_passwords(app, settings, blueprint)
     return app
 
 
@@ -86,13 +91,17 @@ def _set_up_logging(settings: Settings) -> None:
         log.setLevel(level)
 
 
-def _limit_passwords(app: Flask, settings: Settings) -> None:
+def _limit_passwords(app: Flask, settings: Settings, blueprint: Blueprint) -> None:
     """Slow down who guesses passwords, by client address; in Redis where there is one, for all processes together."""
-    limiter = Limiter(_client, app=app, key_prefix="bakrypt_proxy", **_limiter_storage(settings))
+    limiter = Limiter(_client, app=app, **_limiter_storage(settings))
     limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
     app.view_functions["bakrypt.token"] = limit(
         app.ensure_sync(app.view_functions["bakrypt.token"])
     )
+    if settings.redis_url is not None:
+        with app.app_context():
+            account = registration_of(blueprint).account
+        account.add_redis_probe(partial(_limiter_problem, limiter, settings.redis_url))
 
     @app.after_request
     def say_when_to_come_again(response: Response) -> Response:
@@ -105,13 +114,26 @@ def _limit_passwords(app: Flask, settings: Settings) -> None:
 def _limiter_storage(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is None:
         return {"storage_uri": "memory://"}
-    from bakrypt_proxy.tokens.redis_store import REDIS_OPTIONS  # noqa: PLC0415 - redis is an extra
+    from bakrypt_proxy.tokens.redis_connection import redis_options  # noqa: PLC0415 - an extra
 
     return {
         "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
-        "storage_options": REDIS_OPTIONS,
+        "storage_options": {**redis_options(settings.redis_url), "key_prefix": "bakrypt_proxy"},
         "in_memory_fallback_enabled": True,
     }
+
+
+def _limiter_problem(limiter: Limiter, redis_url: str) -> str | None:
+    """Return why attempts cannot be counted in Redis right now; without it they are in memory."""
+    from bakrypt_proxy.tokens.redis_connection import explain  # noqa: PLC0415 - an extra
+
+    counter, limit = FixedWindowRateLimiter(limiter.storage), RateLimitItemPerSecond(1_000_000)
+    try:
+        counter.hit(limit, "probe")
+        counter.get_window_stats(limit, "probe")
+    except Exception as error:  # noqa: BLE001 - what is no Redis makes redis-py raise anything
+        return f"password attempts are counted in memory: {explain(error, redis_url)}"
+    return None
 
 
 def _client() -> str:

@@ -163,7 +163,7 @@ def _redis_finding(account: Account) -> Finding:
         return Finding("redis", True, "off: each process has its own token")
     problem = account.redis_problem()
     return Finding(
-        "redis", problem is None, "ok: it answers" if problem is None else f"no answer: {problem}"
+        "redis", problem is None, f"not usable: {problem}" if problem else "ok: it works"
     )
 
 

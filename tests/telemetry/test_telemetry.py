@@ -301,6 +301,6 @@ def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path, share: str) -> None:
         server.kill()
         reply = client.get("/readyz")
         assert reply.status_code == 503
-        assert "Redis does not answer" in reply.get_json()["error_description"]
+        assert "Redis cannot be used" in reply.get_json()["error_description"]
         server.start()
         assert client.get("/readyz").status_code == 200

@@ -57,7 +57,13 @@ def bakrypt_calls() -> Bakrypt:
 
 def share(fetch: Callable[[float], AccessToken], clock: Clock) -> SharedToken:
     """A shared token on a clock that a test turns, without chance."""
-    return SharedToken(fetch, timeout=5, clock=clock, jitter=lambda low, high: (low + high) / 2)
+    return SharedToken(
+        fetch,
+        timeout=5,
+        clock=clock,
+        wall_clock=clock,
+        jitter=lambda low, high: (low + high) / 2,
+    )
 
 
 def settle() -> None:
@@ -491,7 +497,7 @@ def test_a_fork_in_the_middle_of_a_renewal(clock: Clock) -> None:
     thread = threading.Thread(target=token.get)
     thread.start()
     started.wait(5)
-    with token._lock:  # noqa: SLF001 - held by another thread at the moment of the fork
+    with token._flight.lock:  # noqa: SLF001 - held by another thread at the moment of the fork
         child = os.fork()
         if child == 0:
             release.set()
