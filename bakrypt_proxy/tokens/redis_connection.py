@@ -6,6 +6,7 @@ server's name is counted, too, but cannot be cut short.
 """
 
 import os
+import re
 import socket
 import ssl
 import time
@@ -46,8 +47,10 @@ def redis_options(redis_url: str) -> dict[str, Any]:
 
 
 def explain(error: Exception, redis_url: str) -> str:
-    """Return an error's own message as one short line, without the password of the address."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    """Return Redis' own message as one short line, without the password of the address."""
+    message = re.sub(r"^Command # .*? of pipeline caused error: ", "", str(error), flags=re.DOTALL)
+    # redis-py cuts the code off, such as MOVED; its class says the same.
+    message = " ".join(f"{type(error).__name__}: {message}".split())
     parts = urlsplit(redis_url)
     for secret in (parts.password, unquote(parts.password or "")):
         message = message.replace(secret, "***") if secret else message
