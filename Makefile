@@ -13,6 +13,7 @@ test: $(VENV)/dev
 
 fuzz: $(VENV)/dev
 	FUZZ_EXAMPLES=10000 $(BIN)/pytest -q --timeout 3600 tests/test_fuzz.py
+	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q --timeout 3600 tests/tokens/test_state_machine.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/bench.py

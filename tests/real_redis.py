@@ -116,7 +116,7 @@ class Forwarder:
                 server = socket.create_connection(("127.0.0.1", self.target))
                 self._open += [client, server]
                 self._start(client, server, socket.socket.sendall)
-                self._start(server, client, lambda peer, data: self.pass_on(peer, data))
+                self._start(server, client, lambda peer, data: self.pass_on(peer, data))  # noqa: PLW0108 - it may change
 
     def _start(
         self,

@@ -48,13 +48,15 @@ def redis_options(redis_url: str) -> dict[str, Any]:
 
 def explain(error: Exception, redis_url: str) -> str:
     """Return Redis' own message as one short line, without the password of the address."""
-    message = re.sub(r"^Command # .*? of pipeline caused error: ", "", str(error), flags=re.DOTALL)
-    # redis-py cuts the code off, such as MOVED; its class says the same.
-    message = " ".join(f"{type(error).__name__}: {message}".split())
-    parts = urlsplit(redis_url)
-    for secret in (parts.password, unquote(parts.password or "")):
+    message = str(error)
+    password = urlsplit(redis_url).password or ""
+    for secret in (password, unquote(password)):
         message = message.replace(secret, "***") if secret else message
-    return message[:_LONGEST_MESSAGE]
+    message = message[: 10 * _LONGEST_MESSAGE]
+    message = re.sub(r"^Command # .*? of pipeline caused error: ", "", message, flags=re.DOTALL)
+    # redis-py cuts the code off, such as MOVED; its class says the same.
+    line = " ".join(f"{type(error).__name__}: {message}".split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST_MESSAGE]
 
 
 class _DeadlineSocket:

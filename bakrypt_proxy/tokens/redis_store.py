@@ -83,7 +83,7 @@ class RedisTokenStore:
                 self._note_return()
                 return found
             if found is None:
-                return fetch(renewal.deadline - ROUND_TRIP - self._clocks.monotonic())
+                return fetch(renewal.deadline - self._clocks.monotonic())
             return self._fetch_and_publish(redis, found, renewal, fetch)
 
     def problem(self) -> str | None:

@@ -332,6 +332,8 @@ class _Renewer:
         return self._with_cooldown(UpstreamFailedError("the renewal broke off"), renewal)
 
     def _fetch_token(self, renewal: Renewal, seconds: float) -> Outcome:
+        if seconds <= 0:
+            raise _too_late()  # the process was stopped for a while
         asked = self._clocks.now()
         try:
             token = self._fetch(min(seconds, self._timeout))
@@ -377,5 +379,5 @@ def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -
 
 def _too_late() -> UpstreamFailedError:
     return UpstreamFailedError(
-        "bakrypt did not answer in time", detail="waited for another caller's renewal"
+        "bakrypt did not answer in time", detail="no time was left to ask it"
     )

@@ -1,10 +1,7 @@
-"""What Redis does wrong, and what others write to it, costs a call at most. The servers are real."""
+"""What Redis does wrong and others write to it costs a call at most. The servers are real."""
 
-import logging
-import os
 import re
 import socket
-import ssl
 import subprocess
 import threading
 import time
@@ -15,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import trustme
-from conftest import create_app
 from misbehaving import TOKEN_REPLY, Received, Upstream, hang, replying
 from processes import free_port, wait_until
-from real_redis import REDIS_SERVER, Forwarder, RedisServer, answers
+from real_redis import REDIS_SERVER, Forwarder, RedisServer
 from redis import Redis
 
 from app import create_app as create_our_app
 from bakrypt_proxy import BakryptError, Settings, UpstreamFailedError
 from bakrypt_proxy.account import Account
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.tokens.redis_records import Records
+from bakrypt_proxy.tokens.redis_store import RedisTokenStore
 
 pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
 ROOT = Path(__file__).parents[2]
@@ -70,9 +68,16 @@ def token_of(account: Account, rejected: str | None = None) -> str:
 
 def key_of(redis: "Redis", kind: str) -> bytes:
     """The key of this kind, whether it is there or not."""
-    found: list[bytes] = redis.keys("bakrypt_proxy:*}:*")
+    found = [key for key in redis.keys("bakrypt_proxy:*}:*") if isinstance(key, bytes)]
     (name,) = {key.rpartition(b":")[0] for key in found}
     return name + b":" + kind.encode()
+
+
+def value_of(redis: "Redis", kind: str) -> bytes:
+    """The value that is stored under the key of this kind."""
+    value = redis.get(key_of(redis, kind))
+    assert isinstance(value, bytes)
+    return value
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -97,35 +102,40 @@ def sealed_values(upstream: Upstream, environ: dict[str, str], redis: "Redis") -
     values = {}
 
     def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-        values["lease"] = redis.get(key_of(redis, "lease"))
+        values["lease"] = value_of(redis, "lease")
         replying(503, {}, "Retry-After: 60")(upstream, connection, received)
 
     upstream.behave = behave
     with pytest.raises(BakryptError):
         token_of(member(environ))
-    values["error"] = redis.get(key_of(redis, "error"))
+    values["error"] = value_of(redis, "error")
     redis.delete(key_of(redis, "error"))
     upstream.behave = replying(200, TOKEN_REPLY)
     token_of(member(environ))
-    values["token"] = redis.get(key_of(redis, "token"))
+    values["token"] = value_of(redis, "token")
     upstream.requests.clear()
     return values
 
 
 @pytest.mark.parametrize("ttl", [YEAR, None])
 def test_a_sealed_value_under_another_key(
-    upstream: Upstream, environ: dict[str, str], redis: "Redis", ttl: int | None
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+    ttl: int | None,
 ) -> None:
-    """Each of the three, in the place of each other and with any TTL, is ignored."""
+    """Each of the three, in the place of each other and with any TTL, is as nothing."""
     values = sealed_values(upstream, environ, redis)
     name = key_of(redis, "token").decode().removesuffix("token")
     for source in values:
         for target in {"token", "error"} - {source}:
             redis.flushall()
             redis.set(f"{name}{target}", values[source], ex=ttl)
-            assert token_of(member(environ)) == TOKEN
+            assert token_of(member(environ)) == token_of(member(environ)) == TOKEN
             assert len(upstream.requests) == 1, (source, target)
             upstream.requests.clear()
+    assert warnings(caplog) == []
 
 
 def test_a_sealed_value_of_another_network(
@@ -149,7 +159,7 @@ def test_an_old_error_put_back(upstream: Upstream, environ: dict[str, str], redi
     with pytest.raises(BakryptError):
         token_of(member(environ))
     key = key_of(redis, "error")
-    error = redis.get(key)
+    error = value_of(redis, "error")
     wait_until(lambda: not redis.exists(key), 5)
     numbered(upstream)
     redis.set(key, error, ex=YEAR)
@@ -175,22 +185,22 @@ def test_a_remembered_error_given_a_year(
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("ttl", [YEAR, None])
-def test_an_old_token_put_back(
-    upstream: Upstream, environ: dict[str, str], redis: "Redis", ttl: int | None
-) -> None:
+def test_an_old_token_put_back(upstream: Upstream, environ: dict[str, str], redis: "Redis") -> None:
     """Within its lifetime it has what is left; after it, it is ignored."""
     numbered(upstream, expires_in=3)
     token_of(member(environ))
     key = key_of(redis, "token")
-    sealed = redis.get(key)
-    redis.set(key, sealed, ex=ttl)
-    assert member(environ).shared_token.get()["expires_in"] <= 3
+    sealed = value_of(redis, "token")
+    for ttl in (YEAR, None):
+        redis.set(key, sealed, ex=ttl)
+        assert member(environ).shared_token.get()["expires_in"] <= 3
     assert len(upstream.requests) == 1
-    seconds, microseconds = redis.time()
-    wait_until(lambda: redis.time()[0] >= seconds + 4, 10)
-    redis.set(key, sealed, ex=ttl)
+    until = redis.time()[0] + 4
+    wait_until(lambda: redis.time()[0] >= until, 10)
+    redis.set(key, sealed, ex=YEAR)
     assert token_of(member(environ)) == "token-2"
+    redis.set(key, sealed)
+    assert token_of(member(environ)) == "token-3"
 
 
 def test_the_token_before_put_back(
@@ -200,7 +210,7 @@ def test_the_token_before_put_back(
     numbered(upstream)
     one = member(environ)
     token_of(one)
-    first = redis.get(key_of(redis, "token"))
+    first = value_of(redis, "token")
     two = member(environ)
     assert token_of(two, "token-1") == "token-2"
     redis.set(key_of(redis, "token"), first)
@@ -233,10 +243,10 @@ def test_a_lease_that_cannot_be_one(
     real = sealed_values(upstream, environ, redis)["lease"]
     redis.delete(key_of(redis, "token"), key_of(redis, "error"))
     redis.set("bakrypt_proxy:{x}:token", "another account's")
-    name = member(environ).shared_token._renewer._store._records._lease_key  # type: ignore[union-attr]  # noqa: SLF001
+    name = records_of(member(environ))._lease_key  # noqa: SLF001
     if kind == "an old one":
         wait_until(lambda: not valid(redis, real, environ), 5)
-    LEASES[kind](redis, name, real)
+    LEASES[kind](redis, name.encode(), real)
     accounts = [member(environ) for _ in range(3)]
     for account in accounts:
         started = time.monotonic()
@@ -250,10 +260,17 @@ def test_a_lease_that_cannot_be_one(
 
 def valid(redis: "Redis", lease: bytes, environ: dict[str, str]) -> bool:
     """Whether a lease is still one by its seal."""
-    store = member(environ).shared_token._renewer._store  # noqa: SLF001
     seconds, microseconds = redis.time()
     now = seconds + microseconds / 1_000_000
-    return store._records._lease_seal.open(lease, now=now) is not None  # type: ignore[union-attr]  # noqa: SLF001
+    seal = records_of(member(environ))._lease_seal  # noqa: SLF001
+    return seal.open(lease, now=now) is not None
+
+
+def records_of(account: Account) -> Records:
+    """What an account has in Redis."""
+    store = account.shared_token._renewer._store  # noqa: SLF001
+    assert isinstance(store, RedisTokenStore)
+    return store._records  # noqa: SLF001
 
 
 def test_a_lease_put_back_again_and_again(
@@ -299,9 +316,7 @@ def test_nonsense_in_place_of_a_value(
     assert len(upstream.requests) == 1
 
 
-def test_a_failover(
-    upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The replica is promoted, the name moves, kept connections stay open: sharing goes on there.
 
     So does the counting of password attempts, and `readyz` says what is.
@@ -380,7 +395,11 @@ def test_a_node_without_our_slot(
 @pytest.mark.parametrize("manner", ["drip", "stall"])
 @pytest.mark.parametrize("bakrypt", ["fast", "hangs"])
 def test_redis_drips(
-    upstream: Upstream, environ: dict[str, str], redis_server: RedisServer, manner: str, bakrypt: str
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis_server: RedisServer,
+    manner: str,
+    bakrypt: str,
 ) -> None:
     """A byte now and then is no answer: it is bounded as one that says nothing, for all callers."""
     if bakrypt == "hangs":
@@ -424,9 +443,7 @@ def test_redis_begins_to_drip_during_the_call(
         assert time.monotonic() - started < TIMEOUT + 1
 
 
-def test_password_attempts_while_redis_drips(
-    sandbox: Sandbox, redis_server: RedisServer
-) -> None:
+def test_password_attempts_while_redis_drips(sandbox: Sandbox, redis_server: RedisServer) -> None:
     """They are counted in memory, and nobody waits long."""
     with Forwarder(redis_server.port) as name:
         environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": name.url}
@@ -490,6 +507,32 @@ def test_what_is_no_redis(
         assert len(account.redis_problem() or "") < 500
 
 
+def test_a_message_for_the_terminal(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    """It is one short line of printable characters."""
+    with saying(b"-ERR a\x1b[31m\x00" + b"\xff" * 1_000_000 + b"\nb\r\n") as url:
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        assert token_of(account) == TOKEN
+        problem = account.redis_problem() or ""
+    (warning,) = warnings(caplog)
+    assert warning.isprintable()
+    assert problem.isprintable()
+    assert 0 < len(problem) <= 200
+
+
+def test_redis_is_full(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis", caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each process goes on by itself; the warning and the probe quote Redis."""
+    numbered(upstream)
+    redis.config_set("maxmemory", 1)
+    assert token_of(member(environ)) == "token-1"
+    (warning,) = warnings(caplog)
+    assert "maxmemory" in warning
+    assert "maxmemory" in (member(environ).redis_problem() or "")
+    redis.config_set("maxmemory", 0)
+    assert token_of(member(environ)) == token_of(member(environ)) == "token-2"
+
+
 @pytest.mark.parametrize("password", ["planted-password", "planted%2Fpassword"])
 def test_a_message_that_repeats_the_password(
     upstream: Upstream, caplog: pytest.LogCaptureFixture, password: str
@@ -498,12 +541,12 @@ def test_a_message_that_repeats_the_password(
     plain = password.replace("%2F", "/").encode()
     told = b"-ERR unknown command 'AUTH', with args beginning with: '" + plain + b"'\r\n"
     with saying(told * 20) as url:
-        url = url.replace("planted-password", password)
-        client = create_our_app({**upstream.environ, "BAKRYPT_REDIS_URL": url}).test_client()
+        address = url.replace("planted-password", password)
+        client = create_our_app({**upstream.environ, "BAKRYPT_REDIS_URL": address}).test_client()
         reply = client.get("/readyz")
         assert reply.status_code == 503
         assert "unknown command" in reply.text
-        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": address})
         token_of(account)
     assert "unknown command" in caplog.text
     assert "planted" not in reply.text + caplog.text
@@ -512,7 +555,8 @@ def test_a_message_that_repeats_the_password(
 @contextmanager
 def user(redis: "Redis", *rules: str) -> Iterator[str]:
     """An ACL user of a Redis, as an address."""
-    redis.execute_command("ACL", "SETUSER", "bakrypt", "reset", "on", ">secret", *rules)
+    rights = ["reset", "on", ">secret", *rules]
+    redis.execute_command("ACL", "SETUSER", "bakrypt", *rights)  # type: ignore[no-untyped-call]
     yield f"redis://bakrypt:secret@127.0.0.1:{redis.connection_pool.connection_kwargs['port']}/0"
 
 
@@ -545,7 +589,7 @@ def test_the_documented_rights_are_enough(
         result = apps[0].test_cli_runner().invoke(args=["bakrypt", "check"])
         assert re.search(r"^redis +ok", result.stdout, re.MULTILINE)
     assert warnings(caplog) == []
-    assert all(key.startswith(b"bakrypt_proxy") for key in redis.keys("*"))
+    assert redis.keys("*") == redis.keys("bakrypt_proxy*")
 
 
 def test_no_right_to_run_scripts(
