@@ -15,7 +15,7 @@ from .types import AccessToken, ErrorResponse
 from .upstream.client import BakryptClient
 from .web.auth import create_blueprint, is_password_attempt
 from .web.contract import render_http_error
-from .web.registration import read_settings, readiness_problems
+from .web.registration import add_redis_probe, read_settings, readiness_problems
 
 __all__ = [
     "AccessDeniedError",
@@ -30,6 +30,7 @@ __all__ = [
     "SettingsError",
     "UpstreamFailedError",
     "UpstreamRefusedError",
+    "add_redis_probe",
     "create_blueprint",
     "is_password_attempt",
     "read_settings",
