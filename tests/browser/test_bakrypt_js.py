@@ -1,190 +1,210 @@
-"""`bakrypt.js` in a real Chromium: tokens renewed ahead, once for all callers and tabs, and never lost."""
+"""`bakrypt.js` in one tab of a real Chromium: tokens renewed ahead of their end, and calls with them."""
 
 import re
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browsing import browser, needs_chromium
-from conftest import create_app, serve
-from flask import Flask
 from flask.testing import FlaskClient
-from packages import needs_npm, npm, packages
-from playwright.sync_api import Browser, BrowserContext, Page
+from hosts import (
+    EXCHANGE,
+    SIGN_IN,
+    SIGN_IN_BOB,
+    TOKEN,
+    Host,
+    context,
+    host,
+    open_tab,
+    owner,
+    page,
+)
+from playwright.sync_api import BrowserContext, Page
 
 from bakrypt_proxy.sandbox import Sandbox
 
-__all__ = ["browser", "packages"]  # a fixture is used by its name
-MODULE = Path(__file__).parent.parent / "bakrypt_proxy" / "browser" / "bakrypt.js"
-PAGE = """<!doctype html><title>test</title><script type="module">
-import { BakryptSession, BakryptError } from "/auth/bakrypt.js";
-window.session = new BakryptSession({ base: "/auth" });
-window.events = [];
-for (const name of ["renewed", "lost"]) session.addEventListener(name, (e) => events.push([name, e.detail]));
-const plain = (e) => ({ status: e.status, error: e.error, isOurs: e instanceof BakryptError });
-window.attempt = (work) => work().catch(plain);
-</script>"""
+__all__ = ["browser", "context", "host", "page"]  # a fixture is used by its name
+MODULE = Path(__file__).parents[2] / "bakrypt_proxy" / "browser" / "bakrypt.js"
 
 
-@pytest.fixture
-def app(sandbox: Sandbox) -> Flask:
-    """A host app with a page that loads the module."""
-    app = create_app(sandbox.environ)
-    app.add_url_rule("/", view_func=lambda: PAGE)
-    return app
+def test_type_and_etag(client: FlaskClient) -> None:
+    """A browser keeps it, and asks whether it has changed."""
+    reply = client.get("/auth/bakrypt.js")
+    assert reply.content_type == "text/javascript; charset=utf-8"
+    assert reply.headers["Cache-Control"] == "no-cache"
+    etag = {"If-None-Match": reply.headers["ETag"]}
+    assert client.get("/auth/bakrypt.js", headers=etag).status_code == 304
+    assert client.post("/auth/bakrypt.js").status_code == 405
 
 
-@pytest.fixture
-def context(browser: Browser, app: Flask) -> Iterator[BrowserContext]:
-    """A browser on the app's address; its pages are tabs that share what tabs share."""
-    with serve(app) as url, browser.new_context(base_url=url) as context:
-        yield context
-        for page in context.pages:
-            page.close()
+def test_it_has_no_dependencies_and_no_storage() -> None:
+    """Nothing is imported, and nothing is written where it would outlive the page."""
+    code = MODULE.read_text("utf-8")
+    assert not re.search(r"^import ", code, re.MULTILINE)
+    assert not re.search(r"localStorage|sessionStorage|indexedDB|document\.cookie", code)
 
 
-def open_tab(context: BrowserContext) -> Page:
-    """A page with the module loaded."""
-    page = context.new_page()
-    page.goto("/")
-    page.wait_for_function("window.attempt !== undefined")
-    return page
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Page:
-    """One tab."""
-    return open_tab(context)
-
-
-SIGN_IN = "() => attempt(() => session.signIn('alice', 'alice-password'))"
-EXCHANGE = "() => attempt(() => session.exchange())"
-TOKEN = "() => attempt(() => session.accessToken())"
-
-
-class TestServing:
-    """How it comes to the page."""
-
-    def test_type_and_etag(self, client: FlaskClient) -> None:
-        """A browser keeps it, and asks whether it has changed."""
-        reply = client.get("/auth/bakrypt.js")
-        assert reply.content_type == "text/javascript; charset=utf-8"
-        assert reply.headers["Cache-Control"] == "no-cache"
-        assert client.get("/auth/bakrypt.js", headers={"If-None-Match": reply.headers["ETag"]}).status_code == 304
-        assert client.post("/auth/bakrypt.js").status_code == 405
-
-
-class TestReading:
-    """What tools make of it."""
-
-    pytestmark = needs_npm
-
-    def test_types(self, packages: Path, tmp_path: Path) -> None:
-        """TypeScript reads its JSDoc and its declarations."""
-        strict = [
-            "--noEmit",
-            "--strict",
-            "--target",
-            "es2022",
-            "--lib",
-            "es2022,dom,dom.iterable",
-            "--typeRoots",
-            "none",
-        ]
-        npm(packages, "exec", "--", "tsc", "--allowJs", "--checkJs", *strict, str(MODULE))
-        user = tmp_path / "user.ts"
-        shutil.copy(MODULE.with_suffix(".d.ts"), tmp_path / "bakrypt.d.ts")
-        user.write_text(
-            'import { BakryptSession, BakryptError } from "./bakrypt.js";\n'
-            'const session = new BakryptSession({ base: "/auth" });\n'
-            'session.addEventListener("renewed", (event) => event.detail.expiresIn.toFixed());\n'
-            "const token: string = await session.accessToken();\n"
-            "export const error: BakryptError | string = token;\n"
-        )
-        npm(packages, "exec", "--", "tsc", *strict, "--module", "esnext", "--moduleResolution", "bundler", str(user))
-
-    def test_size(self, packages: Path) -> None:
-        """Minified it has less than 4 kB."""
-        assert len(npm(packages, "exec", "--", "esbuild", "--minify", "--format=esm", str(MODULE)).encode()) < 4000
-
-
-class TestInTheBrowser:
-    """What it does there."""
+class TestTokens:
+    """Got, renewed and lost."""
 
     pytestmark = needs_chromium
 
     def test_exchange(self, page: Page, sandbox: Sandbox) -> None:
-        """The token is the account's, and stands in no storage."""
+        """The token is the account's, and is in no storage."""
         assert page.evaluate(EXCHANGE) is None
-        assert sandbox.store.owner(page.evaluate(TOKEN)) == "account"
-        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+        assert owner(sandbox, page) == "account"
+        stored = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]")
+        assert stored == [0, 0, ""]
         ((name, detail),) = page.evaluate("events")
         assert name == "renewed"
         assert 35990 < detail["expiresIn"] <= 36000
 
+    def test_exchange_again(self, page: Page, host: Host) -> None:
+        """A living token is not asked for once more, and there is no second event."""
+        page.evaluate("() => Promise.all([session.exchange(), session.exchange()])")
+        page.evaluate(EXCHANGE)
+        assert host.posts == {"/auth/exchange/": 1}
+        assert page.evaluate("count('renewed')") == 1
+
     def test_sign_in(self, page: Page, sandbox: Sandbox) -> None:
-        """A user's own."""
+        """The user's own."""
         page.evaluate(SIGN_IN)
-        assert sandbox.store.owner(page.evaluate(TOKEN)) == "alice"
+        assert owner(sandbox, page) == "alice"
 
-    def test_a_wrong_password(self, page: Page) -> None:
-        """An error with status and code."""
-        error = page.evaluate("() => attempt(() => session.signIn('alice', 'wrong'))")
-        assert error == {"status": 400, "error": "invalid_grant", "isOurs": True}
+    def test_a_wrong_password(self, page: Page, sandbox: Sandbox) -> None:
+        """An error with status and code; who was signed in before still is."""
+        page.evaluate(SIGN_IN)
+        error = page.evaluate("() => attempt(() => session.signIn('bob', 'wrong'))")
+        assert (error["name"], error["status"]) == ("BakryptError", 400)
+        assert error["error"] == "invalid_grant"
+        assert owner(sandbox, page) == "alice"
 
-    def test_nobody_is_signed_in(self, page: Page) -> None:
-        """Said as an error, and nothing is asked of the server."""
-        assert page.evaluate(TOKEN) == {"status": 401, "error": "login_required", "isOurs": True}
+    def test_nobody_is_signed_in(self, page: Page, host: Host) -> None:
+        """An error, and nothing is asked of the server."""
+        error = page.evaluate(TOKEN)
+        assert (error["status"], error["error"]) == (401, "login_required")
+        assert host.posts == {}
 
-    def test_many_callers_make_one_renewal(self, page: Page, sandbox: Sandbox) -> None:
+    def test_a_call_waits_for_a_sign_in_under_way(self, page: Page, sandbox: Sandbox) -> None:
+        """Part of a page may ask for a token before another has signed the user in."""
+        both = "Promise.all([session.accessToken(), session.signIn('alice', 'alice-password')])"
+        token, _ = page.evaluate(f"async () => {{ const signing = {both}; return signing; }}")
+        assert sandbox.store.owner(token) == "alice"
+
+    def test_the_last_sign_in_counts(self, page: Page, sandbox: Sandbox) -> None:
+        """Whatever the order of the replies: the earlier one is aborted."""
+        sandbox.delay = 1
+        page.evaluate("() => { window.first = attempt(() => session.signIn('alice', 'alice-password')) }")
+        page.wait_for_timeout(300)
+        sandbox.delay = 0
+        page.evaluate(SIGN_IN_BOB)
+        assert page.evaluate("first")["error"] == "aborted"
+        assert owner(sandbox, page) == "bob"
+
+    def test_many_callers_make_one_renewal(self, page: Page, host: Host, sandbox: Sandbox) -> None:
         """Each gets the new token."""
-        sandbox.expires_in = 1
         page.evaluate(SIGN_IN)
-        page.wait_for_timeout(990)
-        sandbox.expires_in = 60
-        tokens = page.evaluate("() => Promise.all(Array.from({ length: 50 }, () => session.accessToken()))")
+        rejected = page.evaluate(TOKEN)
+        tokens = page.evaluate(
+            """(rejected) => Promise.all(
+                Array.from({ length: 50 }, () => session.accessToken({ rejected })))""",
+            rejected,
+        )
         assert len(set(tokens)) == 1
+        assert tokens[0] != rejected
         assert sandbox.store.owner(tokens[0]) == "alice"
-        assert sandbox.calls["/auth/token/"] <= 3
+        assert host.posts["/auth/token/"] == 2
 
     def test_renewed_ahead_by_itself(self, page: Page, sandbox: Sandbox) -> None:
-        """At nine tenths of its life, with nobody asking; a refresh each time, and the token always lives."""
-        sandbox.expires_in = 1
+        """With nobody asking; the token always lives."""
+        sandbox.expires_in = 2
         page.evaluate(SIGN_IN)
-        page.wait_for_function("() => events.filter(([name]) => name === 'renewed').length >= 4")
-        assert sandbox.store.owner(page.evaluate(TOKEN)) == "alice"
-        assert page.evaluate("events.filter(([name]) => name === 'lost').length") == 0
+        page.wait_for_function("() => count('renewed') >= 3")
+        assert owner(sandbox, page) == "alice"
+        assert page.evaluate("count('lost')") == 0
 
     def test_a_token_in_its_last_second_is_renewed_too(self, page: Page, sandbox: Sandbox) -> None:
         """The server shares it with `expires_in` 0, which is no reason to leave it."""
         sandbox.expires_in = 1
         page.evaluate(EXCHANGE)
         assert page.evaluate("events[0][1].expiresIn") <= 1
-        page.wait_for_function("() => events.filter(([name]) => name === 'renewed').length >= 4")
+        page.wait_for_function("() => count('renewed') >= 4")
 
-    def test_a_network_failure_ends_no_session(self, page: Page, sandbox: Sandbox) -> None:
-        """The proxy answers 500 for a while; then it goes on."""
-        sandbox.expires_in = 1
+    def test_a_token_without_a_life_is_used_until_it_is_refused(
+        self, page: Page, host: Host, sandbox: Sandbox
+    ) -> None:
+        """It is not renewed at each call."""
+        host.reply = {"access_token": "abc"}
         page.evaluate(SIGN_IN)
-        sandbox.fail = 503
-        page.wait_for_timeout(1500)
-        assert page.evaluate(TOKEN)["status"] in {0, 500}
-        sandbox.fail = None
-        sandbox.expires_in = 60
-        end = time.monotonic() + 10
-        while isinstance(token := page.evaluate(TOKEN), dict) and time.monotonic() < end:
-            page.wait_for_timeout(100)
-        assert sandbox.store.owner(token) == "alice"
+        assert [page.evaluate(TOKEN) for _ in range(3)] == ["abc"] * 3
+        assert page.evaluate("session.events[0][1].expiresIn") == float("inf")
+        assert host.posts["/auth/token/"] == 1
+
+    def test_a_refresh_without_a_new_refresh_token_keeps_the_old(self, page: Page, host: Host) -> None:
+        """RFC 6749 section 6 lets the server leave it out."""
+        host.reply = {"access_token": "one", "refresh_token": "same", "expires_in": 60}
+        page.evaluate(SIGN_IN)
+        for name, former in (("two", "one"), ("three", "two")):
+            host.reply = {"access_token": name, "expires_in": 60}
+            token = page.evaluate("(rejected) => session.accessToken({ rejected })", former)
+            assert token == name
+
+    def test_no_refresh_token(self, page: Page, host: Host) -> None:
+        """There is no way on: the page is told, and the server is not asked."""
+        host.reply = {"access_token": "one", "expires_in": 60}
+        page.evaluate(SIGN_IN)
+        error = page.evaluate("() => attempt(() => session.accessToken({ rejected: 'one' }))")
+        assert error["isFinal"]
+        assert page.evaluate("count('lost')") == 1
+        assert host.posts["/auth/token/"] == 1
 
     def test_a_dead_refresh_token_ends_it(self, page: Page, sandbox: Sandbox) -> None:
-        """There is no way on: the page is told, and asks its user to sign in."""
-        sandbox.expires_in = 1
+        """The page is told, and asks its user to sign in."""
+        sandbox.expires_in = 2
         page.evaluate(SIGN_IN)
         sandbox.store.revoke(page.evaluate(TOKEN))
-        page.wait_for_function("() => events.some(([name]) => name === 'lost')")
-        assert page.evaluate(TOKEN)["error"] == "login_required"
+        page.wait_for_function("() => count('lost') === 1")
+        assert owner(sandbox, page) == "login_required"
+
+    def test_sign_out(self, page: Page, sandbox: Sandbox) -> None:
+        """Forgotten, until somebody signs in."""
+        page.evaluate(SIGN_IN)
+        page.evaluate("session.signOut()")
+        assert owner(sandbox, page) == "login_required"
+        assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
+        page.evaluate(SIGN_IN_BOB)
+        assert owner(sandbox, page) == "bob"
+
+    @pytest.mark.parametrize("begin", [SIGN_IN, EXCHANGE])
+    def test_a_sign_out_during_a_sign_in(self, page: Page, sandbox: Sandbox, begin: str) -> None:
+        """The reply that comes afterwards signs nobody in."""
+        sandbox.delay = 0.5
+        page.evaluate(f"() => {{ window.first = ({begin})() }}")
+        page.wait_for_timeout(250)
+        page.evaluate("session.signOut()")
+        assert page.evaluate("first")["error"] == "aborted"
+        assert owner(sandbox, page) == "login_required"
+        assert page.evaluate("events") == []
+
+    def test_a_sign_out_during_a_renewal(self, page: Page, host: Host, sandbox: Sandbox) -> None:
+        """The reply that comes afterwards brings nobody back."""
+        page.evaluate(SIGN_IN)
+        sandbox.delay = 0.5
+        rejected = page.evaluate(TOKEN)
+        page.evaluate(
+            "(rejected) => { window.renewal = attempt(() => session.accessToken({ rejected })) }",
+            rejected,
+        )
+        page.wait_for_timeout(250)
+        page.evaluate("session.signOut()")
+        assert page.evaluate("renewal")["error"] == "aborted"
+        assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
+        assert owner(sandbox, page) == "login_required"
+
+
+class TestCalls:
+    """`fetch` and what else needs a token."""
+
+    pytestmark = needs_chromium
 
     def test_fetch(self, page: Page, sandbox: Sandbox) -> None:
         """With the token, and again with a new one after a 401; the body is sent both times."""
@@ -193,109 +213,81 @@ class TestInTheBrowser:
         upload = f"""async () => {{
             const body = new FormData();
             body.append("file", new Blob(["hello"]), "a.txt");
-            const response = await session.fetch("{sandbox.url}/v1/files/", {{ method: "POST", body }});
+            const url = "{sandbox.url}/v1/files/";
+            const response = await session.fetch(new Request(url, {{ method: "POST", body }}));
             return [response.status, (await response.json()).size];
         }}"""
         assert page.evaluate(upload) == [201, 5]
-        assert sandbox.calls["/v1/files/"] >= 2
         assert sandbox.calls["/auth/exchange/"] == 2
 
     def test_fetch_gives_up_after_one_more(self, page: Page, sandbox: Sandbox) -> None:
         """A second 401 is the answer."""
         page.evaluate(EXCHANGE)
-        page.route(
-            f"{sandbox.url}/**", lambda route: route.fulfill(status=401, headers={"Access-Control-Allow-Origin": "*"})
-        )
-        status = page.evaluate(f"async () => (await session.fetch('{sandbox.url}/v1/assets/')).status")
-        assert status == 401
+        refusal = {"status": 401, "headers": {"Access-Control-Allow-Origin": "*"}}
+        page.route(f"{sandbox.url}/**", lambda route: route.fulfill(**refusal))  # type: ignore[arg-type]
+        url = f"{sandbox.url}/v1/assets/"
+        assert page.evaluate("async (url) => (await session.fetch(url)).status", url) == 401
         assert sandbox.calls["/auth/exchange/"] == 2
 
-    def test_sign_out(self, page: Page) -> None:
-        """Forgotten."""
+    def test_it_is_not_sent_again_as_another_user(self, page: Page, sandbox: Sandbox) -> None:
+        """Bob signs in while Alice's call is under way, which then is refused: that is its answer."""
         page.evaluate(SIGN_IN)
-        page.evaluate("session.signOut()")
-        assert page.evaluate(TOKEN)["error"] == "login_required"
-        assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
-
-    def test_a_sign_out_while_a_renewal_is_under_way(self, page: Page, sandbox: Sandbox) -> None:
-        """Stands: the reply that comes afterwards brings nobody back."""
-        sandbox.expires_in = 1
-        page.evaluate(SIGN_IN)
+        sandbox.store.revoke(page.evaluate(TOKEN))
+        call = f"async () => (await session.fetch('{sandbox.url}/v1/assets/')).status"
         sandbox.delay = 0.5
-        end = time.monotonic() + 5
-        while sandbox.calls["/auth/token/"] < 2 and time.monotonic() < end:
-            page.wait_for_timeout(20)
-        page.evaluate("session.signOut()")
-        page.wait_for_timeout(1000)
-        assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
-        assert page.evaluate(TOKEN)["error"] == "login_required"
+        page.evaluate(f"() => {{ window.call = ({call})() }}")
+        page.wait_for_timeout(250)
+        sandbox.delay = 0
+        page.evaluate(SIGN_IN_BOB)
+        assert page.evaluate("call") == 401
+        assert owner(sandbox, page) == "bob"
 
+    def test_a_rejected_token(self, page: Page, host: Host, sandbox: Sandbox) -> None:
+        """An upload by XMLHttpRequest, or axios, gets another token for the one that was refused."""
+        page.evaluate(EXCHANGE)
+        rejected = page.evaluate(TOKEN)
+        sandbox.store.revoke(rejected)
+        renew = "(rejected) => session.accessToken({ rejected })"
+        renewed = page.evaluate(renew, rejected)
+        assert sandbox.store.owner(renewed) == "account"
+        assert page.evaluate(renew, rejected) == renewed
+        assert host.posts["/auth/exchange/"] == 2
 
-class TestTabs:
-    """Several tabs of one page."""
+    @pytest.mark.parametrize("when", ["before", "during"])
+    def test_an_aborted_call(self, page: Page, host: Host, when: str) -> None:
+        """It rejects at once with the signal's reason, even while a renewal hangs."""
+        page.evaluate(SIGN_IN)
+        token = page.evaluate(TOKEN)
+        host.silent = True
+        page.evaluate("(rejected) => { session.accessToken({ rejected }).catch(() => {}) }", token)
+        page.evaluate("() => { window.calls = new AbortController() }")
+        abort = "calls.abort(new Error('enough'));"
+        answer = page.evaluate(f"""async () => {{
+            {abort if when == "before" else ""}
+            const began = performance.now();
+            const call = session.fetch("/", {{ signal: calls.signal }});
+            {abort if when == "during" else ""}
+            const error = await call.catch((error) => error.message);
+            return [error, performance.now() - began < 1000];
+        }}""")
+        assert answer == ["enough", True]
 
-    pytestmark = needs_chromium
+    def test_unbound(self, page: Page, sandbox: Sandbox) -> None:
+        """A generated client takes it as a function."""
+        page.evaluate(EXCHANGE)
+        call = f"async () => {{ const {{ fetch }} = session; return fetch('{sandbox.url}/v1/assets/'); }}"
+        assert page.evaluate(f"async () => (await ({call})()).status") == 200
 
-    def test_a_new_tab_finds_the_session(self, context: BrowserContext, sandbox: Sandbox) -> None:
-        """Without asking the server."""
-        first, second = open_tab(context), open_tab(context)
-        first.evaluate(SIGN_IN)
-        assert second.evaluate(TOKEN) == first.evaluate(TOKEN)
-        assert sandbox.calls["/auth/token/"] == 1
-
-    def test_one_renewal_for_all_tabs(self, context: BrowserContext, sandbox: Sandbox) -> None:
-        """A refresh kills the old token, so two at once would lose the session."""
-        tabs = [open_tab(context) for _ in range(4)]
-        sandbox.expires_in = 2
-        tabs[0].evaluate(SIGN_IN)
-        assert len({tab.evaluate(TOKEN) for tab in tabs}) == 1
-        end = time.monotonic() + 6
-        while time.monotonic() < end:
-            tokens = [tab.evaluate(TOKEN) for tab in tabs]
-            assert all(isinstance(token, str) for token in tokens)
-        # Three lives, each renewed at nine tenths: one refresh each, whichever tab makes it.
-        assert sandbox.calls["/auth/token/"] <= 1 + 4
-        assert {tab.evaluate("events.filter(([name]) => name === 'lost').length") for tab in tabs} == {0}
-
-    def test_tabs_exchange_once(self, context: BrowserContext, sandbox: Sandbox) -> None:
-        """The account's token is asked for by the first alone."""
-        tabs = [open_tab(context) for _ in range(3)]
-        for tab in tabs:
-            tab.evaluate(EXCHANGE)
-        assert len({tab.evaluate(TOKEN) for tab in tabs}) == 1
-        assert sandbox.calls["/auth/exchange/"] == 1
-
-    def test_two_users_in_two_tabs(self, context: BrowserContext, sandbox: Sandbox) -> None:
-        """Each keeps its own, and one's sign-out is not the other's."""
-        first, second = open_tab(context), open_tab(context)
-        first.evaluate(SIGN_IN)
-        second.evaluate("() => session.signIn('bob', 'bob-password')")
-        owners = [sandbox.store.owner(tab.evaluate(TOKEN)) for tab in (first, second)]
-        assert owners == ["alice", "bob"]
-        first.evaluate("session.signOut()")
-        assert sandbox.store.owner(second.evaluate(TOKEN)) == "bob"
-
-    def test_another_user_is_no_renewal(self, context: BrowserContext, sandbox: Sandbox) -> None:
-        """A tab that shared a session keeps it when the other signs in as somebody else."""
-        first, second = open_tab(context), open_tab(context)
-        first.evaluate(SIGN_IN)
-        second.evaluate(TOKEN)
-        second.evaluate("() => session.signIn('bob', 'bob-password')")
-        owners = [sandbox.store.owner(tab.evaluate(TOKEN)) for tab in (first, second)]
-        assert owners == ["alice", "bob"]
-
-    def test_sign_out_of_all_tabs(self, context: BrowserContext) -> None:
-        """That hold the same token."""
-        first, second = open_tab(context), open_tab(context)
-        first.evaluate(SIGN_IN)
-        second.evaluate(TOKEN)
-        first.evaluate("session.signOut()")
-        second.wait_for_function("() => events.some(([name]) => name === 'lost')")
-        assert second.evaluate(TOKEN)["error"] == "login_required"
-
-
-def test_it_has_no_dependencies_and_no_storage() -> None:
-    """Nothing is imported, and nothing is written where it would outlive the page."""
-    code = MODULE.read_text("utf-8")
-    assert not re.search(r"^import ", code, re.MULTILINE)
-    assert not re.search(r"localStorage|sessionStorage|indexedDB|document\.cookie", code)
+    def test_headers_for_the_host(self, context: BrowserContext, host: Host) -> None:
+        """A host's CSRF protection gets its token, an object or the result of a function."""
+        page = open_tab(context)
+        page.evaluate("""async () => {
+            await create({ headers: { "X-CSRFToken": "one" } }).exchange();
+            let count = 1;
+            const headers = () => new Headers({ "X-CSRFToken": `two ${count++}` });
+            const session = create({ headers });
+            await session.signIn("alice", "alice-password");
+            await session.accessToken({ rejected: await session.accessToken() });
+        }""")
+        assert [sent["X-Csrftoken"] for sent in host.headers] == ["one", "two 1", "two 2"]
+        assert {sent["Content-Type"] for sent in host.headers} == {"application/json"}
