@@ -36,7 +36,8 @@
  * @typedef {object} Place of a token among others
  * @property {string | number} id
  * @property {number} gen
- * @property {number} due ms that are left when it is time to renew the token; callers wait in the last fifth of them
+ * @property {number} due ms that are left when it is time to renew the token, Infinity after bakrypt has rejected it;
+ *   callers wait in the last fifth of them
  *
  * @typedef {Fresh & Place} Held
  * @typedef {HeadersInit | (() => HeadersInit)} MoreHeaders
@@ -81,7 +82,6 @@ export class BakryptSession extends EventTarget {
     /** @type {Record<string, Held>} what other tabs have, by id */ let answers = {};
     /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
     /** @type {any} the message about a renewal that failed */ let failure;
-    /** @type {string | undefined} the access token that bakrypt refused */ let refused;
     /** @type {string | number} the id of the last sign-in or exchange */ let wanted = 0;
     let ended = false;
     let closed = false;
@@ -204,7 +204,7 @@ export class BakryptSession extends EventTarget {
 
     /** Return whether to renew the token: 0 if not, 1 if it is time to, 2 if callers wait for that. */
     const need = () => {
-      if (held.access === refused || left(held) <= held.due / 5) return 2;
+      if (left(held) <= held.due / 5) return 2;
       return left(held) > held.due || now() < notBefore ? 0 : 1;
     };
 
@@ -255,7 +255,7 @@ export class BakryptSession extends EventTarget {
         let fresh;
         try {
           fresh = await (id === EXCHANGE
-            ? post(id, { rejected_token: refused })
+            ? post(id, { rejected_token: old.due < Infinity ? undefined : old.access })
             : post("token", { grant_type: "refresh_token", refresh_token: old.refresh ?? refuse() }));
         } catch (/** @type {any} */ error) {
           if (error.isFinal) {
@@ -268,7 +268,6 @@ export class BakryptSession extends EventTarget {
           }
           throw error;
         }
-        refused = undefined;
         // The others need it even if this tab was signed out, or in as somebody else, meanwhile.
         publish(id, fresh, old);
         return current();
@@ -278,7 +277,6 @@ export class BakryptSession extends EventTarget {
     /** @param {string} [rejected] @returns {Promise<Held>} */
     const living = async (rejected) => {
       if (closed) abort();
-      refused = rejected || refused;
       if (!held) await beginning?.catch(() => {});
       if (!held && !ended) {
         await ask(0);
@@ -287,6 +285,7 @@ export class BakryptSession extends EventTarget {
         if (!held && !ended && found && !another) keep(found);
       }
       const old = held ?? refuse();
+      if (old.access === rejected) old.due = Infinity;
       if (need() > 1) {
         try {
           return await renew();
