@@ -11,7 +11,7 @@ from hosts import (
     TOKEN,
     Host,
     context,
-    freeze,
+    frozen,
     host,
     open_tab,
     owner,
@@ -125,11 +125,11 @@ class TestSharing:
                 navigator.locks.request(new URL("/auth", location).href, () => new Promise(() => {}));
             }"""
         )
-        freeze(second)
-        renewed = first.evaluate(REJECT, rejected)
+        with frozen(second):
+            renewed = first.evaluate(REJECT, rejected)
         assert isinstance(renewed, str)
         assert renewed != rejected
-        freeze(second, "active")
+        wait_for_token(second, renewed)
 
     def test_a_stolen_lock(self, context: BrowserContext, sandbox: Sandbox) -> None:
         """The renewal goes on and its result counts; no raw DOMException."""
