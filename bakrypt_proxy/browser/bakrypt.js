@@ -52,7 +52,7 @@ const left = (/** @type {Fresh} */ token) => Math.min(token.ends - now(), token.
 export class BakryptError extends Error {
   /** @param {number} status @param {string} error @param {string} [description] @param {number} [retryAfter] seconds */
   constructor(status, error, description, retryAfter) {
-    super(description ?? error);
+    super(description || error);
     this.name = "BakryptError";
     this.status = status;
     this.error = error;
@@ -97,7 +97,7 @@ export class BakryptSession extends EventTarget {
 
     /** @returns {never} */
     const refuse = () => {
-      throw new BakryptError(401, "login_required", "sign in or exchange");
+      throw new BakryptError(401, "login_required", "no session");
     };
 
     /** @param {string} route @param {object} parameters @returns {Promise<Fresh>} */
@@ -221,7 +221,7 @@ export class BakryptSession extends EventTarget {
       held = next;
       failure = null;
       notBefore = now() + 500; // tokens without a life are not renewed all the time
-      ended = closed;
+      ended = false;
       schedule();
       if (isNew && !closed) emit("renewed", { expiresIn: left(next) / 1000 });
       return next;
@@ -247,7 +247,7 @@ export class BakryptSession extends EventTarget {
       const { id } = held;
       const current = () => own(id) || abort();
       return (renewal ??= alone(async () => {
-        if (need()) await ask(id, current().gen);
+        if (current() && need()) await ask(id, held.gen);
         const old = current();
         const { gen } = old;
         if (!need()) return old;
@@ -268,8 +268,8 @@ export class BakryptSession extends EventTarget {
           }
           throw error;
         }
-        // The others need it even if this tab was signed out, or in as somebody else, meanwhile.
-        publish(id, fresh, old);
+        // The others need it even if somebody else has signed in here meanwhile.
+        if (!ended) publish(id, fresh, old);
         return current();
       }).finally(() => (renewal = null)));
     };
@@ -303,6 +303,7 @@ export class BakryptSession extends EventTarget {
       check();
       return (beginning = get(check).then((found) => {
         check();
+        renewal = null; // another user's
         keep(found.gen ? found : publish(id, found, own(id)));
       }));
     };
@@ -360,7 +361,7 @@ export class BakryptSession extends EventTarget {
 
     /** Stop the timers and leave the other tabs, which keep their token. A closed session cannot be used any more. */
     this.close = async () => {
-      ended = closed = true;
+      closed = true;
       schedule();
       // A refresh under way ends the other tabs' token: they must hear of the new one.
       await renewal?.catch(() => {});
