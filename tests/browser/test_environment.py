@@ -270,7 +270,8 @@ class TestInNode:
                 console.log(await session.accessToken());
                 process.stdin.once("data", async () => {{
                     const url = "{sandbox.url}/v1/assets/";
-                    const response = await session.fetch(url, {{ method: "POST", body, duplex: "half" }});
+                    const init = {{ method: "POST", body, duplex: "half" }};
+                    const response = await session.fetch(url, init);
                     console.log(response.status);
                     session.close();
                     process.stdin.destroy();

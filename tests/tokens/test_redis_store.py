@@ -167,7 +167,7 @@ def test_a_process_that_joins_finds_the_token(sandbox: Sandbox, environ: dict[st
 
 
 class Overlaps:
-    """Answers each exchange after a while, the first one never, and notes how many were under way at once."""
+    """Answers each exchange after a while, the first one never, and counts those at once."""
 
     def __init__(self) -> None:
         self.arrivals: list[float] = []
@@ -188,7 +188,7 @@ class Overlaps:
 
 @pytest.mark.slow
 def test_a_worker_killed_with_the_lease(upstream: Upstream, redis_server: RedisServer) -> None:
-    """The others have a token when the lease has run out, from one call, and none was made before."""
+    """The others have a token when the lease has run out, from one call."""
     timeout = 1.5
     environ = {
         **upstream.environ,
@@ -271,7 +271,7 @@ def test_redis_killed_and_restarted_under_load(
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No reply fails, there is one warning for each process and outage, and sharing resumes by itself."""
+    """No reply fails, each process warns once, and sharing resumes by itself."""
     caplog.set_level(logging.INFO, "bakrypt_proxy")
     sandbox.expires_in = 1
     with Load(member(environ), member(environ)) as load:
@@ -287,7 +287,10 @@ def test_redis_killed_and_restarted_under_load(
             redis_server.start()
             load.renew(1)
             shared = load.tokens[0] & load.tokens[1]
-            wait_until(lambda shared=shared: len(load.tokens[0] & load.tokens[1]) > len(shared), 30)  # type: ignore[misc]
+            wait_until(
+                lambda old=shared: len(load.tokens[0] & load.tokens[1]) > len(old),  # type: ignore[misc]
+                30,
+            )
     assert load.errors == []
     assert sum("Redis is back" in record.message for record in caplog.records) == 4
 
@@ -315,7 +318,7 @@ def test_redis_dies_during_the_call(upstream: Upstream, redis_server: RedisServe
 
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_redis_that_hangs(upstream: Upstream, redis_server: RedisServer, when: str) -> None:
-    """It refuses nothing and answers nothing: all callers have the token all the same, from one call, and in time."""
+    """It answers nothing: all callers have the token in time all the same, from one call."""
     timeout = 1.0
     environ = {
         **upstream.environ,
@@ -341,7 +344,7 @@ def test_a_redis_that_hangs(upstream: Upstream, redis_server: RedisServer, when:
 
 
 def test_a_new_process_late_in_a_tokens_life(sandbox: Sandbox, environ: dict[str, str]) -> None:
-    """Bakrypt is down, and the token should have been renewed already: it is served as long as it lives."""
+    """Bakrypt is down: the token is served as long as it lives."""
     sandbox.expires_in = 600
     held = member(environ).get()
     with Redis.from_url(environ["BAKRYPT_REDIS_URL"]) as redis:
@@ -408,7 +411,7 @@ def test_a_dead_token_reported_all_over_the_fleet(
 def test_redis_holds_nothing_that_can_be_read(
     upstream: Upstream, redis_server: RedisServer
 ) -> None:
-    """A dump of it, keys and values and file, has neither the secret nor a token nor bakrypt's words."""
+    """A dump of it has neither the secret nor a token nor bakrypt's words."""
     environ = {**upstream.environ, "BAKRYPT_REDIS_URL": redis_server.url, "BAKRYPT_TIMEOUT": "5"}
     member(environ).get()
     upstream.behave = replying(401, {"detail": "Invalid token. planted-exchange-secret"})

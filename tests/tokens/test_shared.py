@@ -1,4 +1,4 @@
-"""One token for all callers of a process: asked for once, counted down, renewed before anybody waits."""
+"""One token for all callers of a process: fetched once, renewed before anybody waits."""
 
 import json
 import os
@@ -118,7 +118,7 @@ def test_time_that_the_call_took_is_counted(clock: Clock) -> None:
 
 
 def test_the_advisory_window(clock: Clock, bakrypt_calls: Bakrypt) -> None:
-    """The last tenth: who comes first is served the old token at once, like all until the new one is there."""
+    """In the last tenth all are served the old token until the new one is there."""
     token = share(bakrypt_calls, clock)
     token.get()
     clock.now += LIFE * 0.9 - 1
@@ -197,7 +197,7 @@ def test_the_length_of_the_windows(
 def test_bakrypt_away_for_the_whole_advisory_window(
     clock: Clock, bakrypt_calls: Bakrypt, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No reply fails, none claims more than is left, bakrypt is asked ever more rarely, and the log says so."""
+    """No reply fails, none claims too much, and bakrypt is asked ever more rarely."""
     token = share(bakrypt_calls, clock)
     token.get()
     ends_at = clock.now + LIFE
@@ -225,7 +225,7 @@ def test_bakrypt_away_for_the_whole_advisory_window(
 
 
 def test_a_herd_makes_one_call(sandbox: Sandbox) -> None:
-    """A thousand callers that find nothing there, through the app and over a real socket to bakrypt."""
+    """A thousand cold callers, through the app and over a real socket to bakrypt."""
     sandbox.delay = 0.2
     app = create_app(sandbox.environ)
     replies = at_once(1000, lambda: app.test_client().post("/auth/exchange/"))
@@ -612,7 +612,7 @@ def test_the_leading_thread_dies(death: type[BaseException]) -> None:
         return numbered(seconds)
 
     token = SharedToken(die_once, timeout=5)
-    leader = threading.Thread(target=lambda: token.get())
+    leader = threading.Thread(target=token.get)
     leader.start()
     leads.wait(5)
     results: list[Any] = []
@@ -847,7 +847,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 50_000), st.booleans(), st.booleans()), 
 
 @given(life=st.one_of(st.floats(1, 10**6), st.integers(1, 10**6)), steps=STEPS)
 def test_no_reply_is_ever_wrong(life: float, steps: list[tuple[float, bool, bool]]) -> None:
-    """Over any life and any steps of the clock, with bakrypt up or down: what is served lives, and says so truly."""
+    """Whatever the lifetime and the clock: what is served lives, and says how long."""
     clock, bakrypt = Clock(), Bakrypt(life)
     token = share(bakrypt, clock)
     issued_at: dict[str, float] = {}
@@ -866,7 +866,7 @@ def test_no_reply_is_ever_wrong(life: float, steps: list[tuple[float, bool, bool
         try:
             reply = token.get(last if rejects else None)
         except UpstreamFailedError:
-            # It failed only where no living token was left to serve, or the one there is was refused.
+            # It failed only because no living token was left, or it was refused.
             assert (
                 rejects or last is None or clock.now > issued_at[last] + life - max(1, life * 0.02)
             )
