@@ -1,8 +1,10 @@
-"""Canaries: no planted secret shows in a log at DEBUG, a traceback, a repr, a reply or a command's output."""
+"""Canaries: no planted secret shows in a log, a traceback, its frames, a reply or an output."""
 
 import json
 import logging
 import pickle
+import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import create_app
+import trustme
+from conftest import create_app, tls_server
 from flask import Flask, Request
 from misbehaving import (
     TOKEN_REPLY,
@@ -133,7 +136,7 @@ def test_tracebacks_and_reprs(
             str(error.response),
             error.detail,
         ]
-        # A caller's own password may come back to the caller, in a reply that repeats it; our secrets may not.
+        # A caller's own password may come back in a reply that repeats it; our secrets may not.
         assert_silent("".join(shown) + repr(bakrypt) + repr(settings), SECRETS + ISSUED)
 
 
@@ -196,7 +199,8 @@ def test_frames(
 ) -> None:
     """Of every error that a script does not catch: Sentry collects their local variables."""
     upstream = request.getfixturevalue("tls_upstream" if over == "tls" else "upstream")
-    settings = Settings.from_mapping(upstream.environ | {"BAKRYPT_TIMEOUT": "0.5"})
+    timeout = "0.5" if name == "drips" else "5"
+    settings = Settings.from_mapping(upstream.environ | {"BAKRYPT_TIMEOUT": timeout})
     with requests.Session() as session:
         bakrypt = BakryptClient(settings, session=session if over == "given session" else None)
         if warm:
@@ -237,6 +241,40 @@ def test_frames_without_an_upstream(
     for caught in (nobody, no_proxy, wrong_proxy, no_certificates):
         seen = as_a_crash_reporter_sees(caught.value)
         assert_silent(seen, (*ALL, "planted-proxy-password", "user:planted", "dXNlcjpw"))
+
+
+@pytest.mark.parametrize("over", ["tcp", "tls"])
+def test_frames_of_a_request_that_upstream_does_not_read(
+    authority: trustme.CA, trusted: Path, over: str
+) -> None:
+    """Python's own `ssl` module holds what it sends in a local variable."""
+    stopped = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        if over == "tls":
+            connection = tls_server(authority, "127.0.0.1").wrap_socket(
+                connection, server_side=True
+            )
+        stopped.wait(10)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scheme = "https" if over == "tls" else "http"
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        settings = Settings(
+            url=f"{scheme}://127.0.0.1:{listener.getsockname()[1]}",
+            client_id="planted-client-id",
+            client_secret=SECRETS[1],
+            timeout=0.5,
+        )
+        with pytest.raises(BakryptError, match="did not answer in time") as caught:
+            # More than the buffers of both sockets take.
+            BakryptClient(settings).password("alice", CALLERS["password"] + "x" * 12_000_000)
+        stopped.set()
+        thread.join()
+    assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
 
 
 @pytest.mark.parametrize("text", ["\ud800", 7, None, b"\xff"])

@@ -197,18 +197,24 @@ def _send(
 
     Nothing is repeated after anything but a 401: bakrypt may have taken it.
     """
-    shared_token = registration.account.shared_token
-    token = Masked(shared_token.get()["access_token"])
+    account = registration.account
+    token = Masked(account.shared_token.get()["access_token"])
+    refused: CredentialsRefusedError | None = None
     try:
         found = api.relay.send(api_request, token)
-    except CredentialsRefusedError:
-        pass
+    except CredentialsRefusedError as error:
+        refused = error
     else:
+        account.note_accepted(token)
         return found
-    renewed = Masked(shared_token.get(token.reveal())["access_token"])
+    renewed = account.renewed_token(token)
+    if renewed.reveal() == token.reveal():  # it was renewed just now
+        raise refused
     if not repeatable:
         raise UnavailableError("the server renewed its token: send the file again", retry_after="1")
-    return api.relay.send(api_request, renewed)
+    found = api.relay.send(api_request, renewed)
+    account.note_accepted(renewed)
+    return found
 
 
 def _headers(*names: str) -> dict[str, str]:

@@ -29,6 +29,9 @@ _CALLS = Counter("bakrypt_upstream_calls", "Calls to bakrypt.", ["endpoint", "ne
 _DURATION = Histogram(
     "bakrypt_upstream_call_duration_seconds", "How long they took.", ["endpoint", "network"]
 )
+_BYTES = Counter(
+    "bakrypt_upstream_sent_bytes", "Bytes of bodies sent to the API.", ["endpoint", "network"]
+)
 _HITS = Counter(
     "bakrypt_shared_token_hits",
     "Callers who got the shared token without a call of their own.",
@@ -72,6 +75,7 @@ def metrics() -> Response:
 
 def _count_call(_: object, call: UpstreamCall) -> None:
     _CALLS.labels(call.endpoint, call.network, call.outcome).inc()
+    _BYTES.labels(call.endpoint, call.network).inc(call.bytes_sent)
     _DURATION.labels(call.endpoint, call.network).observe(call.milliseconds / 1000)
 
 

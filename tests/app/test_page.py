@@ -38,7 +38,7 @@ def sandbox(app: Flask) -> Sandbox:
 
 @pytest.fixture
 def context(browser: Browser, app: Flask) -> Iterator[BrowserContext]:
-    """A browser of a phone's width on the app's address. An error in the page's code fails the test."""
+    """A browser of a phone's width. An error in the page's code fails the test."""
     faults: list[str] = []
     with (
         serve(app) as url,
@@ -127,7 +127,7 @@ class TestToken:
         assert sandbox.store.owner(page.evaluate("navigator.clipboard.readText()")) == "account"
 
     def test_a_renewal_is_seen(self, page: Page, sandbox: Sandbox) -> None:
-        """A user's token that ends soon is renewed by itself, again and again, and the one that is shown is alive."""
+        """A user's token that expires soon is renewed again and again; the one shown is alive."""
         sandbox.expires_in = 2
         sign_in(page, "alice-password")
         page.get_by_role("button", name="Show").click()
@@ -150,8 +150,44 @@ class TestToken:
         expect(other.locator("#whose")).to_have_text("Signed out.")
         assert sandbox.calls["/auth/token/"] == 1
 
+    def test_two_tabs_renew_it_once(
+        self, page: Page, context: BrowserContext, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """Past two ends of an exchanged token both count the same renewals, and can upload."""
+        sandbox.expires_in = 3
+        exchange(page)
+        expect(page.locator("#token")).to_be_visible()
+        other = open_page(context)
+        exchange(other)
+        for tab in (page, other):
+            expect(tab.locator("#renewals")).to_have_text(re.compile("^[1-9]"), timeout=10_000)
+        sandbox.expires_in = 60
+        (tmp_path / "a.txt").write_bytes(b"x")
+        for tab in (page, other):
+            expect(tab.locator("#left")).to_have_text(
+                re.compile(r"^(1 min 0 s|5\d s)$"), timeout=10_000
+            )
+            upload(tab, tmp_path / "a.txt")
+            expect(tab.locator("#uploaded")).to_be_visible()
+        renewals = page.locator("#renewals").text_content() or ""
+        assert sandbox.calls["/auth/exchange/"] == 1 + int(renewals.split(",")[0])
+
+    def test_an_upload_with_a_refused_token(
+        self, page: Page, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """The token is renewed and the file sent once more, with its bar."""
+        exchange(page)
+        page.get_by_role("button", name="Show").click()
+        shown = page.locator("#access-token")
+        expect(shown).to_have_text(re.compile(r"^\w{30}$"))
+        sandbox.store.revoke(shown.text_content() or "")
+        (tmp_path / "a.txt").write_bytes(b"x")
+        upload(page, tmp_path / "a.txt")
+        expect(page.locator("#uploaded")).to_be_visible()
+        assert sandbox.calls["/auth/exchange/"] == 2
+
     def test_a_token_that_ends(self, page: Page, sandbox: Sandbox) -> None:
-        """Its life is over on the page when it is over upstream, and nothing is uploaded with it."""
+        """It expires on the page when it expires upstream, and nothing is uploaded with it."""
         sandbox.expires_in = 2
         exchange(page)
         expect(page.locator("#left")).to_have_text(re.compile(r"^\d s$"))
@@ -280,7 +316,8 @@ class TestApi:
         page.evaluate("""() => {
             window.seen = [];
             const bar = document.querySelector("#uploading");
-            new MutationObserver(() => bar.hidden || seen.push(bar.value)).observe(bar, { attributes: true });
+            const note = () => bar.hidden || seen.push(bar.value);
+            new MutationObserver(note).observe(bar, { attributes: true });
         }""")
         slow = {
             "offline": False,
@@ -316,7 +353,7 @@ class TestApi:
     def test_an_asset_and_its_transaction(
         self, page: Page, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        """Made of the uploaded file; its transaction waits for the deposit, is minted, and its status follows."""
+        """Its transaction waits for the deposit, is minted, and its status follows."""
         exchange(page)
         (tmp_path / "a.txt").write_bytes(b"x")
         upload(page, tmp_path / "a.txt")
@@ -388,7 +425,7 @@ class TestForEverybody:
     def test_axe_finds_nothing(
         self, browser: Browser, app: Flask, packages: Path, tmp_path: Path, scheme: Any, _: None
     ) -> None:
-        """axe-core with its usual rules: on the empty page, on the full one, and with a problem on it."""
+        """axe-core on the empty page, on the full one, and with a problem on it."""
         axe = (packages / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
         with serve(app) as url, browser.new_context(base_url=url, color_scheme=scheme) as context:
             page = open_page(context)

@@ -123,7 +123,7 @@ def test_what_goes_up(api: Api, client: FlaskClient) -> None:
     (call,) = api.calls
     assert call.line == "POST /v1/assets/ HTTP/1.1"
     assert json.loads(call.body) == [{"name": "A"}]
-    sent = {name: value for name, value in call.headers.items() if name not in {"host"}}
+    sent = {name: value for name, value in call.headers.items() if name != "host"}
     assert sent == {
         "authorization": "Bearer token-1",
         "accept": "application/json",
@@ -510,6 +510,26 @@ def test_a_second_refusal_blames_this_server(
     assert len(api.calls) == 2
 
 
+def test_a_token_that_worked_is_renewed_at_once(api: Api, client: FlaskClient) -> None:
+    """Twice within five seconds: the pause between renewals is for callers' reports."""
+    for number in (1, 2, 3):
+        api.answer = refusing(f"token-{number}", then=replying(201, MADE))
+        make(client)
+    assert api.tokens == 3
+
+
+def test_a_token_that_never_worked_is_not_renewed_again_and_again(
+    api: Api, client: FlaskClient
+) -> None:
+    """Each call fails by itself; bakrypt is asked for one more token only."""
+    api.answer = refusing(then=replying(201, MADE))
+    for _ in range(5):
+        response = client.post("/bakrypt/v1/assets/", json=[{"name": "A"}])
+        assert_error(response, 500, "server_error")
+    assert api.tokens == 2
+    assert len(api.calls) == 6
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 429, 500, 502, 503])
 def test_nothing_else_is_repeated(api: Api, client: FlaskClient, status: int) -> None:
     """Bakrypt may have taken it."""
@@ -559,7 +579,8 @@ def test_the_token_is_shared_whatever_the_setting_says(api: Api) -> None:
 
 def test_a_made_transaction_that_is_none(api: Api, client: FlaskClient) -> None:
     """A response without a usable uuid gives no receipt, and no fault."""
-    for transaction in ("x", 1, None, [], {"uuid": 1}):
+    values: list[Any] = ["x", 1, None, [], {"uuid": 1}]
+    for transaction in values:
         api.answer = replying(201, [MADE[0] | {"transaction": transaction}, 7])
         response = client.post("/bakrypt/v1/assets/", json=[{"name": "A"}])
         assert response.status_code == 201

@@ -75,7 +75,7 @@ def bakrypt(upstream: Upstream) -> Bakrypt:
     return Bakrypt(upstream)
 
 
-@pytest.fixture(params=SERVERS.values(), ids=SERVERS)
+@pytest.fixture(params=list(SERVERS.values()), ids=list(SERVERS))
 def url(request: pytest.FixtureRequest, bakrypt: Bakrypt) -> Iterator[str]:
     """The address of an app on a real server."""
     with request.param(bakrypt.upstream.environ) as url:
