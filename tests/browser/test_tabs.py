@@ -248,7 +248,8 @@ class TestUsers:
         second.evaluate(
             """async () => {
                 window.tokens = [];
-                for (let i = 0; i < 10; i++) tokens.push(await attempt(() => session.accessToken()));
+                const ask = () => attempt(() => session.accessToken());
+                for (let i = 0; i < 10; i++) tokens.push(await ask());
             }"""
         )
         assert {token["error"] for token in second.evaluate("tokens")} == {"login_required"}
