@@ -1,3 +1,3 @@
-# Read by the flask command alone. Real credentials go to .env, which wins over this file.
+# Only the flask command reads this file. Put real credentials into .env, which wins over it.
 FLASK_APP=app
 BAKRYPT_NETWORK=sandbox

@@ -3,7 +3,7 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz bench lint screenshots wheel clean
+.PHONY: run test fuzz bench lint nox screenshots wheel clean
 
 run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
@@ -12,15 +12,18 @@ test: $(VENV)/dev
 	$(BIN)/pytest
 
 fuzz: $(VENV)/dev
-	FUZZ_EXAMPLES=10000 $(BIN)/pytest -q --timeout 3600 tests/test_fuzz.py
+	FUZZ_EXAMPLES=10000 DIFFERENTIAL_EXAMPLES=10000 $(BIN)/pytest -q --timeout 7200 \
+		tests/test_fuzz.py tests/upstream/test_differential.py
+	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q --timeout 3600 tests/tokens/test_state_machine.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/bench.py
 
 lint: $(VENV)/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files
+
+nox: $(VENV)/dev
+	$(BIN)/nox
 
 screenshots: $(VENV)/dev
 	PYTHONPATH=.:tests $(BIN)/python docs/screenshots.py
@@ -39,4 +42,4 @@ $(VENV)/dev: $(VENV)/run
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist benchmarks/express/node_modules
+	rm -rf $(VENV) .nox dist benchmarks/express/node_modules

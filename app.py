@@ -1,55 +1,63 @@
-"""Our own app, for those who have none yet: the blueprint, a page to try it with, the sandbox if it is asked for."""
+"""An app for those who have none yet: the blueprint, a demo page and, on request, the sandbox."""
 
 import logging
 import math
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, make_response, request
 from flask.typing import ResponseReturnValue
-from flask_limiter import Limiter
-from werkzeug.exceptions import HTTPException
+from flask_limiter import Limiter, RequestLimit
+from limits import RateLimitItemPerSecond
+from limits.strategies import FixedWindowRateLimiter
+from werkzeug.exceptions import HTTPException, TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from bakrypt_proxy import BakryptError, Settings, create_blueprint
-from bakrypt_proxy.blueprint import render_http_error
-from bakrypt_proxy.cli import settings_error_explained
+from bakrypt_proxy import (
+    JsonFormatter,
+    Settings,
+    add_redis_probe,
+    create_blueprint,
+    is_password_attempt,
+    read_settings,
+    readiness_problems,
+    render_http_error,
+)
 from bakrypt_proxy.demo import create_demo
-from bakrypt_proxy.json_log import JsonFormatter
-from bakrypt_proxy.metrics import create_metrics
-from bakrypt_proxy.parameters import read_parameters
-from bakrypt_proxy.registration import Registration
 from bakrypt_proxy.sandbox import CREDENTIALS, USERS, Sandbox
-from bakrypt_proxy.settings import find_setting
+from bakrypt_proxy.web.metrics import create_metrics
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
-_SANDBOX_LIFE = 60  # seconds of a token: short enough to watch a renewal
+_SANDBOX_LIFETIME = 60  # seconds; short enough to watch a renewal
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
 
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
-    """Return the app. What `config` says wins over the environment."""
+    """Return the app.
+
+    :param config: settings and Flask config; they win over the environment.
+    :raises SettingsError: if a setting is wrong.
+    """
     app = Flask(__name__, static_folder=None)
     app.config.from_mapping(config)
-    is_sandbox = find_setting("BAKRYPT_NETWORK", app.config, os.environ) == "sandbox"
+    is_sandbox = _setting(app, "BAKRYPT_NETWORK") == "sandbox"
     if is_sandbox:
         _use_sandbox(app)
-    with settings_error_explained():
-        settings = Settings.from_mapping(app.config, os.environ)
-        metrics = create_metrics()
+    settings = read_settings(app)
     _set_up_logging(settings)
     if settings.trusted_proxies:
-        # Not the port and the prefix: a proxy that does not set these would hand on the caller's own.
+        # Not x_port and x_prefix: a proxy that does not set them passes on the caller's own.
         fixed = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=1, x_host=1)
         app.wsgi_app = fixed  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
-    app.register_blueprint(metrics)
+    app.register_blueprint(create_metrics())
     app.register_error_handler(HTTPException, render_http_error)
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=readyz)
@@ -58,88 +66,121 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 
 def healthz() -> dict[str, str]:
-    """`GET /healthz`: the process answers. Nothing is asked of bakrypt."""
+    """`GET /healthz`: the process answers."""
     return {"status": "ok"}
 
 
 def readyz() -> ResponseReturnValue:
-    """`GET /readyz`: credentials are set, and Redis answers where it is set. Nothing is asked of bakrypt."""
-    registration = Registration.find("bakrypt.exchange")
-    problems = ["not registered"] if registration is None else registration.problems()
-    if problems:
+    """`GET /readyz`: credentials are set, and Redis answers if it is configured."""
+    if problems := readiness_problems():
         return {"error": "server_error", "error_description": "; ".join(problems)}, 503
     return {"status": "ok"}
 
 
 def _set_up_logging(settings: Settings) -> None:
-    """Show our log lines, as text or JSON, unless whoever runs this has set up logging."""
+    """Show our log lines, as text or JSON, unless the host has set up logging already."""
     if logging.getLogger().hasHandlers():
         return
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
-    for name, level in {"bakrypt_proxy": logging.INFO, "flask-limiter": logging.WARNING, "app": logging.INFO}.items():
+    for name, level in {
+        "bakrypt_proxy": logging.INFO,
+        "flask-limiter": logging.WARNING,
+        "app": logging.INFO,
+    }.items():
         log = logging.getLogger(name)
         log.handlers[:] = [handler]
         log.setLevel(level)
 
 
 def _limit_passwords(app: Flask, settings: Settings) -> None:
-    """Slow down who guesses passwords, by client address; in Redis where there is one, for all processes together."""
-    limiter = Limiter(_client, app=app, key_prefix="bakrypt_proxy", **_limiter_storage(settings))
-    limit = limiter.limit(settings.rate_limit, exempt_when=_is_refresh)
-    app.view_functions["bakrypt.token"] = limit(app.ensure_sync(app.view_functions["bakrypt.token"]))
+    """Limit password attempts by client address, in Redis if it is configured."""
+    limiter = Limiter(_client, app=app, on_breach=_refuse_attempt, **_limiter_storage(settings))
+    limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
+    app.view_functions["bakrypt.token"] = limit(
+        app.ensure_sync(app.view_functions["bakrypt.token"])
+    )
+    if settings.redis_url is not None:
+        add_redis_probe(app, partial(_limiter_problem, limiter, settings.redis_url))
 
-    @app.after_request
-    def say_when_to_come_again(response: Response) -> Response:
-        limit = limiter.current_limit
-        if limit is not None and limit.breached:
-            response.headers["Retry-After"] = str(max(1, math.floor(limit.reset_at - time.time())))
-        return response
+
+def _refuse_attempt(limit: RequestLimit) -> Response:
+    seconds = max(1, math.floor(limit.reset_at - time.time()))
+    return make_response(render_http_error(TooManyRequests(retry_after=seconds)))
 
 
 def _limiter_storage(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is None:
         return {"storage_uri": "memory://"}
-    from bakrypt_proxy.fleet import REDIS_OPTIONS  # noqa: PLC0415 - redis is an extra
+    from bakrypt_proxy.tokens.redis_connection import redis_options  # noqa: PLC0415 - an extra
 
     return {
         "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
-        "storage_options": REDIS_OPTIONS,
+        "storage_options": {**redis_options(settings.redis_url), "key_prefix": "bakrypt_proxy"},
         "in_memory_fallback_enabled": True,
     }
 
 
+def _limiter_problem(limiter: Limiter, redis_url: str) -> str | None:
+    """Return why attempts cannot be counted in Redis right now; without it they are in memory."""
+    from bakrypt_proxy.tokens.redis_connection import explain  # noqa: PLC0415 - an extra
+
+    counter, limit = FixedWindowRateLimiter(limiter.storage), RateLimitItemPerSecond(1_000_000)
+    try:
+        counter.hit(limit, "probe")
+        counter.get_window_stats(limit, "probe")
+    except Exception as error:  # noqa: BLE001 - what is no Redis makes redis-py raise anything
+        return f"password attempts are counted in memory: {explain(error, redis_url)}"
+    return None
+
+
 def _client() -> str:
-    """Return what attempts are counted by: the caller's address, or its network, which is one's own in IPv6."""
-    address = ip_address(request.remote_addr or "127.0.0.1")
+    """Return the key to count by: the caller's IPv4 address, or its /64 network in IPv6.
+
+    A proxy may add the port, or write `unknown` (RFC 7239); a unix socket has no address.
+    """
+    text = request.remote_addr or "unknown"
+    try:
+        address = ip_address(_without_port(text))
+    except ValueError:
+        return text
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or ip_network((address, 64), strict=False).network_address
     return str(address)
 
 
-def _is_refresh() -> bool:
-    try:
-        return read_parameters(request).get("grant_type") == "refresh_token"
-    except (BakryptError, HTTPException):
-        return False
+def _without_port(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def _use_sandbox(app: Flask) -> None:
-    """Start a sandbox in this process, or use the one at `BAKRYPT_URL`; no real credentials go there."""
-    sources = (app.config, os.environ)
-    ignored = [name for name in (*CREDENTIALS, *_SECRET_FILES) if find_setting(name, *sources)]
+    """Start a sandbox in this process, or use the one at `BAKRYPT_URL`.
+
+    It never gets real credentials.
+    """
+    ignored = [name for name in (*CREDENTIALS, *_SECRET_FILES) if _setting(app, name)]
     if ignored:
         logger.warning("BAKRYPT_NETWORK is sandbox, so these are not used: %s", ", ".join(ignored))
-    if not find_setting("BAKRYPT_URL", *sources):
-        sandbox = Sandbox(expires_in=_SANDBOX_LIFE).listen()
+    if not _setting(app, "BAKRYPT_URL"):
+        sandbox = Sandbox(expires_in=_SANDBOX_LIFETIME).listen()
         app.extensions["bakrypt_sandbox"] = sandbox
         app.config["BAKRYPT_URL"] = sandbox.url
     app.config.update(CREDENTIALS)
     app.config.update(dict.fromkeys(_SECRET_FILES, ""))
-    if find_setting("BAKRYPT_EXCHANGE_PUBLIC", *sources) is None:
-        # Its tokens open nothing. On a real network this stays closed until somebody opens it.
+    if _setting(app, "BAKRYPT_EXCHANGE_PUBLIC") is None:
+        # The sandbox's tokens open nothing. On a real network exchange stays closed by default.
         app.config["BAKRYPT_EXCHANGE_PUBLIC"] = True
+
+
+def _setting(app: Flask, name: str) -> object:
+    """Return a setting as given in the config or else in the environment; None if it is not set."""
+    value = app.config.get(name)
+    if value is None:
+        value = os.environ.get(name)
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _create_demo(settings: Settings, *, is_sandbox: bool) -> Blueprint:

@@ -1,7 +1,5 @@
-"""A Flask blueprint that gets bakrypt.io access tokens for a browser, so that the secret stays on the server."""
+"""A Flask blueprint that gets bakrypt.io access tokens for a browser and keeps the secret."""
 
-from .blueprint import create_blueprint
-from .client import BakryptClient
 from .errors import (
     AccessDeniedError,
     BakryptError,
@@ -12,7 +10,12 @@ from .errors import (
     UpstreamRefusedError,
 )
 from .settings import Settings
+from .telemetry import JsonFormatter
 from .types import AccessToken, ErrorResponse
+from .upstream.client import BakryptClient
+from .web.auth import create_blueprint, is_password_attempt
+from .web.contract import render_http_error
+from .web.registration import add_redis_probe, read_settings, readiness_problems
 
 __all__ = [
     "AccessDeniedError",
@@ -22,9 +25,15 @@ __all__ = [
     "CredentialsRefusedError",
     "ErrorResponse",
     "InvalidRequestError",
+    "JsonFormatter",
     "Settings",
     "SettingsError",
     "UpstreamFailedError",
     "UpstreamRefusedError",
+    "add_redis_probe",
     "create_blueprint",
+    "is_password_attempt",
+    "read_settings",
+    "readiness_problems",
+    "render_http_error",
 ]

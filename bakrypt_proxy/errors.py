@@ -1,12 +1,12 @@
-"""The errors of this package, each with the reply that it becomes.
+"""The errors of this package, each with the response that it becomes.
 
 BakryptError
 ├── SettingsError            500  a setting is wrong or missing
 ├── InvalidRequestError      400  the caller's request is malformed
-├── AccessDeniedError        403  the gate did not let the caller in
+├── AccessDeniedError        403  the caller is not let in
 ├── UpstreamRefusedError     4xx  bakrypt refuses what the caller sent
 ├── CredentialsRefusedError  500  bakrypt refuses this server's credentials
-└── UpstreamFailedError      500  bakrypt gave no answer, or none that can be used
+└── UpstreamFailedError      500  bakrypt gave no usable response
 """
 
 from typing import Self
@@ -17,13 +17,17 @@ from .types import ErrorResponse
 class BakryptError(Exception):
     """The root of all errors of this package.
 
-    `status` is the HTTP status of the reply, `response` its body and `retry_after` its Retry-After header, if any.
-    `detail` is for the log alone: it says more than a caller should know, but never a secret.
-    `try_again_in` is set where the failure is remembered: for so many seconds nobody asks bakrypt again.
+    :param description: a sentence for the caller; without a secret.
+    :param status: the HTTP status of the response; by default the class's.
+    :param error: the code of RFC 6749 section 5.2; by default the class's.
+    :param detail: more for the log, which the caller must not see; without a secret.
+    :param retry_after: the value of the Retry-After header.
+
+    `cooldown` is set if the failure is remembered: the seconds for which nobody asks bakrypt again.
     """
 
-    status = 500
-    error = "server_error"
+    status: int = 500
+    error: str = "server_error"
 
     def __init__(
         self,
@@ -40,7 +44,7 @@ class BakryptError(Exception):
         self.error = self.error if error is None else error
         self.detail = detail
         self.retry_after = retry_after
-        self.try_again_in: float | None = None
+        self.cooldown: float | None = None
 
     def __str__(self) -> str:
         return self.error if self.description is None else f"{self.error}: {self.description}"
@@ -49,25 +53,28 @@ class BakryptError(Exception):
         return f"{type(self).__name__}({str(self)!r})"
 
     def again(self) -> Self:
-        """Return a copy to raise: an exception that many threads raise collects all their tracebacks."""
+        """Return a copy to raise.
+
+        An exception that many threads raise would collect all their tracebacks.
+        """
         copy = type(self)(self.description)
         vars(copy).update(vars(self))
         return copy
 
     def explain(self) -> str:
-        """Return all there is to say, for the log or for whoever runs this server."""
+        """Return everything that is known, for the log and for the operator."""
         return f"{self} ({self.detail})" if self.detail else str(self)
 
     @property
     def response(self) -> ErrorResponse:
-        """The body of the reply."""
+        """The body of the response."""
         if self.description is None:
             return {"error": self.error}
         return {"error": self.error, "error_description": self.description}
 
 
 class SettingsError(BakryptError):
-    """One or more settings are wrong or missing. The description has a line for each, with the remedy."""
+    """Settings are wrong or missing. The description has a line for each, with the remedy."""
 
     def __str__(self) -> str:
         return self.description or ""
@@ -79,21 +86,21 @@ class SettingsError(BakryptError):
 
 
 class InvalidRequestError(BakryptError):
-    """The caller's request is malformed, or asks for a grant that we do not do."""
+    """The caller's request is malformed, or asks for an unsupported grant."""
 
     status = 400
     error = "invalid_request"
 
 
 class AccessDeniedError(BakryptError):
-    """The gate did not let the caller in."""
+    """The caller is not let in: another site's page, or `authorize` said no."""
 
     status = 403
     error = "access_denied"
 
 
 class UpstreamRefusedError(BakryptError):
-    """Bakrypt refuses what the caller sent: a wrong password, a dead refresh token, too many attempts.
+    """Bakrypt refuses what the caller sent: a wrong password, for example.
 
     `status`, `error` and `retry_after` are bakrypt's own.
     """
@@ -104,4 +111,4 @@ class CredentialsRefusedError(BakryptError):
 
 
 class UpstreamFailedError(BakryptError):
-    """Bakrypt gave no answer, or none that can be used. The description names the kind of failure."""
+    """Bakrypt gave no usable response. The description names the kind of failure."""

@@ -1,10 +1,10 @@
-"""The two bodies of the contract, as the bakrypt documentation names them."""
+"""The two bodies of the contract, with the names of bakrypt's documentation."""
 
 from typing import NotRequired, TypedDict
 
 
 class AccessToken(TypedDict):
-    """A successful reply (RFC 6749 section 5.1). Members that bakrypt adds later pass through untouched.
+    """The body of a success (RFC 6749 section 5.1). Unknown members pass through untouched.
 
     `expires_in` is in seconds.
     """
@@ -17,7 +17,7 @@ class AccessToken(TypedDict):
 
 
 class ErrorResponse(TypedDict):
-    """Any other reply (RFC 6749 section 5.2)."""
+    """The body of an error (RFC 6749 section 5.2)."""
 
     error: str
     error_description: NotRequired[str]

@@ -1,4 +1,4 @@
-"""A bare Flask view that returns a constant, for the benchmark: the limit of the framework."""
+"""A bare Flask view that returns a constant: the most that any Flask view can reach."""
 
 import os
 
@@ -6,12 +6,12 @@ from flask import Flask, Response
 
 
 def create_app() -> Flask:
-    """Return an app whose one view gives `REPLY` from the environment, as JSON."""
+    """Return an app with one view, which responds with the environment variable `RESPONSE`."""
     app = Flask(__name__)
-    reply = os.environ["REPLY"]
+    body = os.environ["RESPONSE"]
 
     @app.post("/auth/exchange/")
     def constant() -> Response:
-        return Response(reply, mimetype="application/json")
+        return Response(body, mimetype="application/json")
 
     return app

@@ -1,7 +1,8 @@
-"""Measure against the documented handlers: ours, Express, nginx and a bare Flask view, side by side in one run.
+"""Compare the proxy with the documented Express handlers, nginx and a bare Flask view in one run.
 
-Run `make bench`, or `python benchmarks/bench.py --help`. It prints the medians, the ratios and the goals, and writes
-them to `benchmarks/RESULTS.md` with a picture. The exit code is 1 if a request failed, whoever it was that failed.
+Run `make bench`, or `python benchmarks/bench.py --help`. It prints the medians, the ratios and the
+goals, and writes them to `benchmarks/RESULTS.md` with a picture. The exit code is 1 if any request
+to any of the servers failed.
 """
 
 import argparse
@@ -22,46 +23,66 @@ def read_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="length of one measurement, whole seconds")
-    parser.add_argument("--only", choices=SCENARIOS, help="one scenario; may be given again", action="append")
-    parser.add_argument("--threads", type=int, default=THREADS, help="of each of our workers")
-    parser.add_argument("--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg")
+    parser.add_argument("--seconds", type=int, default=4, help="whole seconds of one measurement")
+    parser.add_argument(
+        "--only", choices=SCENARIOS, help="one scenario; may be repeated", action="append"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=THREADS, help="threads of each of our workers"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="folder for RESULTS.md and results.svg"
+    )
     return parser.parse_args()
 
 
-def measure(bench: Bench, names: list[str], disturbance: Disturbance) -> dict[str, tuple[Scenario, list[Round]]]:
-    """Run the scenarios, and print the medians of each as soon as they are there."""
+def measure(
+    bench: Bench, names: list[str], disturbance: Disturbance
+) -> dict[str, tuple[Scenario, list[Round]]]:
+    """Run the scenarios and print the medians of each when it ends."""
     results = {}
     for name in names:
         scenario = SCENARIOS[name]
         print(f"\n{scenario.title}\n", flush=True)
-        disturbance.look()
+        disturbance.sample()
         results[name] = scenario, scenario.run(bench)
         print(median_table(results[name][1]), flush=True)
     return results
 
 
 def main() -> int:
-    """Run it, print the tables and write them."""
+    """Run the benchmark, print the tables and write them to files."""
     arguments = read_arguments()
     for name in PACKAGES:
         program(name)
     install_express()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the exit stops the servers
     disturbance = Disturbance()
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(Contestants(Path(directory), arguments.threads), arguments.rounds, arguments.seconds)
+        bench = Bench(
+            Contestants(Path(directory), arguments.threads), arguments.rounds, arguments.seconds
+        )
         results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
     server = f"bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"
     run = f"{arguments.rounds} rounds of {arguments.seconds} s, {server}"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    text = document(run, results, findings, bench.failures, [*versions(), *machine(), disturbance.row()])
-    (arguments.output / "RESULTS.md").write_text(text)
-    (arguments.output / "results.svg").write_text(picture(findings))
-    print("\n".join(["", "Requests failed:", *bench.failures] if bench.failures else ["", "No request failed."]))
+    surroundings = [*versions(), *machine(), disturbance.row()]
+    text = document(run, results, findings, bench.failures, surroundings)
+    write(arguments.output, text, picture(findings))
+    print(
+        "\nRequests failed:" if bench.failures else "\nNo request failed.",
+        *bench.failures,
+        sep="\n",
+    )
     return 1 if bench.failures else 0
+
+
+def write(folder: Path, results: str, chart: str) -> None:
+    """Write `RESULTS.md` and its chart to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "RESULTS.md").write_text(results)
+    (folder / "results.svg").write_text(chart)
 
 
 if __name__ == "__main__":

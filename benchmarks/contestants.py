@@ -1,4 +1,7 @@
-"""The servers of the benchmark: two upstreams, and those in front of them. Each runs as long as its `with`."""
+"""The servers of the benchmark: two upstreams and the servers in front of them.
+
+Each one is a context manager and stops at the end of its `with` block.
+"""
 
 import json
 import os
@@ -18,13 +21,20 @@ from production import command, worker_ids
 
 HERE = Path(__file__).parent
 EXPRESS = HERE / "express"
-DELAY = 0.5  # seconds that the slow upstream takes
-PROCESSES = 2  # of the Express cluster
+DELAY = 0.5  # seconds until the slow upstream responds
+PROCESSES = 2  # in the Express cluster
 
-PACKAGES = {"wrk": "wrk", "nginx": "nginx", "node": "nodejs", "npm": "npm"}  # the Debian package of each program
-TOKEN = {"access_token": "a" * 30, "expires_in": 36000, "token_type": "Bearer", "scope": "read write"}
-UPSTREAM_REPLY = json.dumps(TOKEN | {"refresh_token": "r" * 30})
-EXCHANGE_REPLY = json.dumps(TOKEN, separators=(",", ":")) + "\n"  # as long as what our exchange replies
+# The Debian package of each program.
+PACKAGES = {"wrk": "wrk", "nginx": "nginx", "node": "nodejs", "npm": "npm"}
+TOKEN = {
+    "access_token": "a" * 30,
+    "expires_in": 36000,
+    "token_type": "Bearer",
+    "scope": "read write",
+}
+UPSTREAM_RESPONSE = json.dumps(TOKEN | {"refresh_token": "r" * 30})
+# As long as the response of our exchange.
+EXCHANGE_RESPONSE = json.dumps(TOKEN, separators=(",", ":")) + "\n"
 
 _SECRETS = {
     "BAKRYPT_TOKEN": "benchmark-token",
@@ -50,8 +60,13 @@ http {{
     {http}
 }}
 """
-_INSTANT = "server {{ listen 127.0.0.1:{port} backlog=1024; location /auth/ {{ return 200 '{reply}'; }} }}"
-_FLOOR = """
+_INSTANT = """
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location /auth/ {{ return 200 '{response}'; }}
+    }}
+"""
+_FORWARDING = """
     upstream bakrypt {{ server {upstream}; keepalive 64; keepalive_requests 1000000; }}
     server {{
         listen 127.0.0.1:{port} backlog=1024;
@@ -66,24 +81,29 @@ _FLOOR = """
 
 
 def program(name: str) -> str:
-    """Return where a program lies, or end the script with a sentence that says how to get it."""
+    """Return the path of a program.
+
+    :raises SystemExit: if it is not installed; the message names the Debian package.
+    """
     path = shutil.which(name)
     if path is None:
-        sys.exit(f"The benchmark needs {name}: install it, with `apt install {PACKAGES.get(name, name)}` on Debian.")
+        package = PACKAGES.get(name, name)
+        sys.exit(f"The benchmark needs {name}: install it, with `apt install {package}` on Debian.")
     return path
 
 
 def install_express() -> None:
-    """Install what the Express app needs, unless it is there."""
+    """Install the packages of the Express app, unless they are installed already."""
     lock, installed = EXPRESS / "package-lock.json", EXPRESS / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        command = [program("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]
-        subprocess.run(command, cwd=EXPRESS, check=True, timeout=300, stdout=subprocess.DEVNULL)
+        start = [program("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        start += ["--loglevel", "error"]
+        subprocess.run(start, cwd=EXPRESS, check=True, timeout=300, stdout=subprocess.DEVNULL)
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs on 127.0.0.1, and where it says what ails it."""
+    """A server that runs on 127.0.0.1. `log` is the file with its output."""
 
     name: str
     port: int
@@ -101,7 +121,10 @@ class Server:
         return f"http://{self.address}"
 
     def memory(self) -> tuple[float, float]:
-        """Return the memory of its workers, and of them and their parent, in MiB; shared pages are divided up (PSS)."""
+        """Return the memory of the workers, and of the workers with their parent, in MiB.
+
+        It is the proportional set size (PSS): a page that N processes share counts 1/N in each.
+        """
         workers = sum(_pss(pid) for pid in worker_ids(self.pid))
         return workers, workers + _pss(self.pid)
 
@@ -112,60 +135,65 @@ def _pss(pid: int) -> float:
 
 
 class Contestants:
-    """Starts the servers. What they write lies in `directory`; `threads` are those of each worker."""
+    """Starts the servers.
+
+    :param directory: where their logs and temporary files go.
+    :param threads: the number of threads in each of our workers.
+    """
 
     def __init__(self, directory: Path, threads: int) -> None:
         self._directory = directory
         self._threads = threads
 
     def instant_upstream(self) -> AbstractContextManager[Server]:
-        """Nginx with a fixed reply, which costs next to nothing."""
+        """Run nginx with a constant response, which costs almost no processor time."""
         port = _free_port()
-        return self._nginx("instant upstream", port, 1, _INSTANT.format(port=port, reply=UPSTREAM_REPLY))
+        http = _INSTANT.format(port=port, response=UPSTREAM_RESPONSE)
+        return self._nginx("instant upstream", port, 1, http)
 
     def slow_upstream(self) -> AbstractContextManager[Server]:
-        """Answer the same after half a second."""
+        """Run an upstream that sends the same response after half a second."""
         port = _free_port()
         start = [sys.executable, str(HERE / "slow_upstream.py"), str(port), str(DELAY)]
-        return self._running("slow upstream", start, port, {"REPLY": UPSTREAM_REPLY})
+        return self._running("slow upstream", start, port, {"RESPONSE": UPSTREAM_RESPONSE})
 
-    def floor(self, upstream: Server) -> AbstractContextManager[Server]:
-        """Nginx that passes on what comes, with the header added: two processes."""
+    def proxy_pass(self, upstream: Server) -> AbstractContextManager[Server]:
+        """Run nginx in two processes; it forwards each request with the header added."""
         port = _free_port()
-        return self._nginx("nginx proxy_pass", port, 2, _FLOOR.format(port=port, upstream=upstream.address))
+        http = _FORWARDING.format(port=port, upstream=upstream.address)
+        return self._nginx("nginx proxy_pass", port, 2, http)
 
     def ours(self, upstream: Server) -> AbstractContextManager[Server]:
-        """Our blueprint on its production server."""
+        """Run our blueprint on its production server."""
         port = _free_port()
-        return self._running(
-            "ours",
-            command("ours:create_app", port, threads=self._threads),
-            port,
-            {"BAKRYPT_URL": upstream.url, **_SECRETS},
-        )
+        start = command("ours:create_app", port, threads=self._threads)
+        return self._running("ours", start, port, {"BAKRYPT_URL": upstream.url, **_SECRETS})
 
     def bare(self) -> AbstractContextManager[Server]:
         """Run a bare Flask view on the same server."""
         port = _free_port()
-        return self._running(
-            "bare Flask view", command("bare:create_app", port, threads=self._threads), port, {"REPLY": EXCHANGE_REPLY}
-        )
+        start = command("bare:create_app", port, threads=self._threads)
+        return self._running("bare Flask view", start, port, {"RESPONSE": EXCHANGE_RESPONSE})
 
     def express(self, upstream: Server) -> AbstractContextManager[Server]:
         """Run the documented handlers in one process."""
         return self._express("Express, one process", upstream, 1)
 
     def express_cluster(self, upstream: Server) -> AbstractContextManager[Server]:
-        """Run the documented handlers in a cluster of two."""
+        """Run the documented handlers in a cluster of two processes."""
         return self._express("Express, cluster of two", upstream, PROCESSES)
 
-    def _express(self, name: str, upstream: Server, processes: int) -> AbstractContextManager[Server]:
+    def _express(
+        self, name: str, upstream: Server, processes: int
+    ) -> AbstractContextManager[Server]:
         port = _free_port()
         environ = {"NODE_ENV": "production", "UPSTREAM": upstream.url}
         environ |= {"PORT": str(port), "PROCESSES": str(processes)}
         return self._running(name, [program("node"), str(EXPRESS / "app.js")], port, environ)
 
-    def _nginx(self, name: str, port: int, processes: int, http: str) -> AbstractContextManager[Server]:
+    def _nginx(
+        self, name: str, port: int, processes: int, http: str
+    ) -> AbstractContextManager[Server]:
         directory = self._directory / f"nginx-{port}"
         directory.mkdir()
         path = directory / "nginx.conf"
@@ -174,11 +202,17 @@ class Contestants:
         return self._running(name, start, port, {})
 
     @contextmanager
-    def _running(self, name: str, start: list[str], port: int, environ: dict[str, str]) -> Iterator[Server]:
+    def _running(
+        self, name: str, start: list[str], port: int, environ: dict[str, str]
+    ) -> Iterator[Server]:
         log = self._directory / f"{port}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                start, env=_environ() | environ, stdout=output, stderr=output, start_new_session=True
+                start,
+                env=_environ() | environ,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         try:
             _wait_for(process, name, port, log)
@@ -188,21 +222,26 @@ class Contestants:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its session is its own, so this is its children at most
+                # The server has its own session, so this can only hit the server's children.
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def _environ() -> dict[str, str]:
-    """Return the environment without settings and proxies of whoever runs this, and with this clone's package."""
+    """Return the environment for a server.
+
+    The caller's settings and proxies are removed; the package is imported from this clone.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BAKRYPT_")}
     kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
     return kept | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE)))}
 
 
 def python_seconds(code: str) -> list[float]:
-    """Run code in a fresh interpreter and return the numbers that it prints."""
+    """Run code in a new interpreter and return the numbers that it prints."""
+    start = [sys.executable, "-c", code]
     done = subprocess.run(
-        [sys.executable, "-c", code], env=_environ(), capture_output=True, text=True, check=True, timeout=60
+        start, env=_environ(), capture_output=True, text=True, check=True, timeout=60
     )
     return [float(word) for word in done.stdout.split()]
 
@@ -213,20 +252,20 @@ def _free_port() -> int:
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", name: str, port: int, log: Path) -> None:
-    """Wait until an exchange gets its token there."""
-    end = time.monotonic() + 20
-    while not _gives_a_token(port):
-        if process.poll() is not None or time.monotonic() > end:
+    """Wait until the server responds to an exchange with a token."""
+    deadline = time.monotonic() + 20
+    while not _serves_a_token(port):
+        if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{name} does not answer:\n{log.read_text()[-2000:]}")
         time.sleep(0.05)
 
 
-def _gives_a_token(port: int) -> bool:
+def _serves_a_token(port: int) -> bool:
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("POST", "/auth/exchange/")
-        reply = connection.getresponse()
-        return reply.status == 200 and b"access_token" in reply.read()
+        response = connection.getresponse()
+        return response.status == 200 and b"access_token" in response.read()
     except OSError:
         return False
     finally:

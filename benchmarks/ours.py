@@ -1,6 +1,7 @@
-"""Our blueprint in the smallest app, for the benchmark: it does what Express does, and no more.
+"""Our blueprint in the smallest app, which does what the Express app does.
 
-Not the top-level `app.py`, whose rate limit would refuse the second dozen of wrk's password attempts.
+The benchmark does not use the top-level `app.py`, because its rate limit refuses more than ten
+password attempts per minute.
 """
 
 from flask import Flask
@@ -9,7 +10,7 @@ from bakrypt_proxy import create_blueprint
 
 
 def create_app() -> Flask:
-    """Return an app that lets everybody exchange; its other settings come from the environment."""
+    """Return an app that lets everybody exchange. Its other settings come from the environment."""
     app = Flask(__name__)
     app.register_blueprint(create_blueprint(authorize=lambda: True))
     return app

@@ -1,4 +1,7 @@
-"""What is measured, and what the goals are. A scenario starts its servers and drives them in turn, round by round."""
+"""The scenarios and their goals.
+
+A scenario starts its servers and measures them one after the other in each round.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,9 +10,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from contestants import DELAY, Contestants, Server, python_seconds
-from wrk import EXCHANGE, TOKEN, TOKEN_FORM, Drive, Request, drive
+from wrk import EXCHANGE, TOKEN, TOKEN_FORM, Measurement, Request, measure
 
-WARM_UP = 3  # seconds, which node's compiler needs to get going; no more than a measurement takes
+# Seconds that node's compiler needs to optimise the code; at most the length of a measurement.
+WARM_UP = 3
 
 OURS = "ours"
 BARE = "bare Flask view"
@@ -28,13 +32,13 @@ IMPORT = "import, ms"
 LIBRARIES = "flask, requests"
 PACKAGE = "bakrypt_proxy beyond them"
 
-Round = dict[str, dict[str, float]]  # figures by contestant
+Round = dict[str, dict[str, float]]  # server name -> figure name -> figure
 Ratio = Callable[[Round], float]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio that every round yields, and where it should lie. `label` is its short name in the picture."""
+    """A ratio of two servers' figures and its limit. `label` is its short name in the chart."""
 
     text: str
     label: str
@@ -43,13 +47,13 @@ class Goal:
     at_least: bool = True
 
     def is_met_by(self, ratio: float) -> bool:
-        """Whether a ratio is good enough."""
+        """Return whether a ratio is within the limit."""
         return ratio >= self.limit if self.at_least else ratio <= self.limit
 
 
 @dataclass
 class Bench:
-    """One run of the benchmark: its servers, its length, and which requests failed in it."""
+    """One run of the benchmark. `failures` describes the measurements in which requests failed."""
 
     contestants: Contestants
     rounds: int
@@ -58,89 +62,134 @@ class Bench:
 
     def in_turn(
         self,
-        racers: Sequence[tuple[Server, Request]],
+        targets: Sequence[tuple[Server, Request]],
         *,
         connections: int,
         seconds: int | None = None,
         pause: float = 0,
     ) -> list[Round]:
-        """Warm everybody up, then drive each once a round. `pause` is in seconds, after each."""
-        for server, request in racers:
-            self.drive(server, request, connections=connections, seconds=min(WARM_UP, self.seconds))
+        """Warm up all servers, then measure each of them once in every round.
+
+        :param targets: the servers, each with the request that it gets.
+        :param connections: how many connections send at the same time.
+        :param seconds: the length of one measurement; None means that of the run.
+        :param pause: seconds to wait after each measurement.
+        """
+        for server, request in targets:
+            warm_up = min(WARM_UP, self.seconds)
+            self.measure(server, request, connections=connections, seconds=warm_up)
             time.sleep(pause)
         rounds: list[Round] = []
         for _ in range(self.rounds):
             figures: Round = {}
-            for server, request in racers:
-                result = self.drive(server, request, connections=connections, seconds=seconds)
-                figures[server.name] = {RATE: result.rate, MEAN: result.mean, P50: result.p50, P99: result.p99}
+            for server, request in targets:
+                result = self.measure(server, request, connections=connections, seconds=seconds)
+                figures[server.name] = _figures(result)
                 time.sleep(pause)
             rounds.append(figures)
         return rounds
 
-    def drive(self, server: Server, request: Request, *, connections: int, seconds: int | None = None) -> Drive:
-        """Drive a server, and take note if a request failed."""
-        result = drive(server, request, connections=connections, seconds=seconds or self.seconds)
+    def measure(
+        self, server: Server, request: Request, *, connections: int, seconds: int | None = None
+    ) -> Measurement:
+        """Measure a server once, and note it in `failures` if requests failed."""
+        result = measure(server, request, connections=connections, seconds=seconds or self.seconds)
         if result.errors:
             counts = ", ".join(f"{count} {kind}" for kind, count in result.errors.items())
-            said = server.log.read_text(errors="replace").strip()[-300:]
-            self.failures.append(f"{server.name}, {request.path}, {connections} connections: {counts}. {said}".strip())
+            log = server.log.read_text(errors="replace").strip()[-300:]
+            where = f"{server.name}, {request.path}, {connections} connections"
+            self.failures.append(f"{where}: {counts}. {log}".strip())
         return result
 
 
+def _figures(result: Measurement) -> dict[str, float]:
+    return {RATE: result.rate, MEAN: result.mean, P50: result.p50, P99: result.p99}
+
+
 def exchange(bench: Bench) -> list[Round]:
-    """Many callers of an exchange: ours answers from the shared token, the others ask the instant upstream."""
-    made = bench.contestants
+    """Measure many callers of exchange. Ours serves the shared token; the others call upstream."""
+    contestants = bench.contestants
     with ExitStack() as stack:
         start = stack.enter_context
-        upstream = start(made.instant_upstream())
-        servers = [start(one(upstream)) for one in (made.ours, made.express_cluster, made.express, made.floor)]
-        servers.append(start(made.bare()))
+        upstream = start(contestants.instant_upstream())
+        starters = (
+            contestants.ours,
+            contestants.express_cluster,
+            contestants.express,
+            contestants.proxy_pass,
+        )
+        servers = [start(starter(upstream)) for starter in starters]
+        servers.append(start(contestants.bare()))
         return bench.in_turn([(server, EXCHANGE) for server in servers], connections=32)
 
 
 def token(bench: Bench) -> list[Round]:
-    """Many users at an upstream that costs next to nothing."""
-    made = bench.contestants
+    """Measure many sign-ins at an upstream that costs almost no processor time."""
+    contestants = bench.contestants
     with ExitStack() as stack:
         start = stack.enter_context
-        upstream = start(made.instant_upstream())
-        racers = [(start(one(upstream)), TOKEN) for one in (made.ours, made.express_cluster, made.express)]
-        racers.append((start(made.floor(upstream)), TOKEN_FORM))
-        return bench.in_turn(racers, connections=32)
+        upstream = start(contestants.instant_upstream())
+        starters = (contestants.ours, contestants.express_cluster, contestants.express)
+        targets = [(start(starter(upstream)), TOKEN) for starter in starters]
+        targets.append((start(contestants.proxy_pass(upstream)), TOKEN_FORM))
+        return bench.in_turn(targets, connections=32)
 
 
 def slow(bench: Bench) -> list[Round]:
-    """Many users at an upstream that takes half a second.
+    """Measure many sign-ins at an upstream that takes half a second.
 
-    Twice as long, for the replies come in waves; and with a pause, for 500 requests are under way when wrk stops.
+    Each measurement is twice as long, because the responses come in waves. There is a pause after
+    each, because 500 requests are still unanswered when wrk stops.
     """
-    made = bench.contestants
-    with made.slow_upstream() as upstream, made.ours(upstream) as ours, made.express_cluster(upstream) as cluster:
+    contestants = bench.contestants
+    with (
+        contestants.slow_upstream() as upstream,
+        contestants.ours(upstream) as ours,
+        contestants.express_cluster(upstream) as cluster,
+    ):
         return bench.in_turn(
-            [(ours, TOKEN), (cluster, TOKEN)], connections=500, seconds=2 * bench.seconds, pause=2 * DELAY
+            [(ours, TOKEN), (cluster, TOKEN)],
+            connections=500,
+            seconds=2 * bench.seconds,
+            pause=2 * DELAY,
         )
 
 
 def added(bench: Bench) -> list[Round]:
-    """One caller: what a server adds to the time of its call to the upstream."""
-    made = bench.contestants
-    with made.instant_upstream() as upstream, made.ours(upstream) as ours, made.express(upstream) as express:
-        return bench.in_turn([(ours, TOKEN), (express, TOKEN), (upstream, TOKEN_FORM)], connections=1)
+    """Measure one caller, to see how much time a server adds to its call to upstream."""
+    contestants = bench.contestants
+    with (
+        contestants.instant_upstream() as upstream,
+        contestants.ours(upstream) as ours,
+        contestants.express(upstream) as express,
+    ):
+        return bench.in_turn(
+            [(ours, TOKEN), (express, TOKEN), (upstream, TOKEN_FORM)], connections=1
+        )
 
 
 def memory(bench: Bench) -> list[Round]:
-    """Memory after exchanges and sign-ins. These two run alone, for another of its kind would share pages with ours."""
-    made = bench.contestants
+    """Measure memory after exchanges and sign-ins.
+
+    Only these two servers run. A second server of our kind would share pages with ours and so
+    make its PSS too small.
+    """
+    contestants = bench.contestants
     seconds = max(1, bench.seconds // 2)
     rounds: list[Round] = []
-    with made.instant_upstream() as upstream, made.ours(upstream) as ours, made.express_cluster(upstream) as cluster:
+    with (
+        contestants.instant_upstream() as upstream,
+        contestants.ours(upstream) as ours,
+        contestants.express_cluster(upstream) as cluster,
+    ):
         for _ in range(bench.rounds):
             figures: Round = {}
             for server in (ours, cluster):
                 for request, connections in ((EXCHANGE, 32), (TOKEN, 32), (TOKEN, 500)):
-                    bench.drive(server, request, connections=connections, seconds=seconds)
-                figures[server.name] = dict(zip((WORKERS, WITH_PARENT), server.memory(), strict=True))
+                    bench.measure(server, request, connections=connections, seconds=seconds)
+                figures[server.name] = dict(
+                    zip((WORKERS, WITH_PARENT), server.memory(), strict=True)
+                )
             rounds.append(figures)
     return rounds
 
@@ -156,8 +205,8 @@ print(middle - start, perf_counter() - middle)
 
 
 def import_time(bench: Bench) -> list[Round]:
-    """Import times, each pair from one fresh interpreter; a round is the medians of seven."""
-    python_seconds(_TIMED_IMPORTS)  # compiles what is not compiled yet
+    """Measure import times. A round is the median of seven runs, each in a new interpreter."""
+    python_seconds(_TIMED_IMPORTS)  # writes the bytecode caches that are missing
     rounds: list[Round] = []
     for _ in range(bench.rounds):
         libraries, package = zip(*(python_seconds(_TIMED_IMPORTS) for _ in range(7)), strict=True)
@@ -168,7 +217,7 @@ def import_time(bench: Bench) -> list[Round]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A table of the results, and the goals that are taken from it."""
+    """A table of the results and its goals. `run` returns the figures of each round."""
 
     title: str
     run: Callable[[Bench], list[Round]]
@@ -176,11 +225,15 @@ class Scenario:
 
 
 def _of(figure: str, one: str, other: str) -> Ratio:
+    """Return a function that divides a figure of one server by that of another."""
     return lambda figures: figures[one][figure] / figures[other][figure]
 
 
 def _time_added(figures: Round) -> float:
-    """Compare what is added to the mean, which is 1 / rate over one connection: wrk corrects its own mean upwards."""
+    """Return the ratio of the times that ours and Express add to the upstream's mean time.
+
+    Over one connection the mean time is 1 / rate. wrk's own mean is corrected upwards.
+    """
     direct = 1 / figures[DIRECT][RATE]
     return (1 / figures[OURS][RATE] - direct) / (1 / figures[EXPRESS][RATE] - direct)
 
@@ -190,8 +243,18 @@ SCENARIOS = {
         "Exchange, 32 connections, instant upstream",
         exchange,
         (
-            Goal("exchange, shared, against the Express cluster", "exchange / Express", _of(RATE, OURS, CLUSTER), 10),
-            Goal("exchange, shared, against the bare Flask view", "exchange / bare Flask", _of(RATE, OURS, BARE), 0.9),
+            Goal(
+                "exchange, shared, against the Express cluster",
+                "exchange / Express",
+                _of(RATE, OURS, CLUSTER),
+                10,
+            ),
+            Goal(
+                "exchange, shared, against the bare Flask view",
+                "exchange / bare Flask",
+                _of(RATE, OURS, BARE),
+                0.9,
+            ),
         ),
     ),
     "token": Scenario(
@@ -216,7 +279,13 @@ SCENARIOS = {
                 _of(RATE, OURS, CLUSTER),
                 1.0,
             ),
-            Goal("the same, its 99th percentile", "slow token, p99", _of(P99, OURS, CLUSTER), 1.0, at_least=False),
+            Goal(
+                "the same, its 99th percentile",
+                "slow token, p99",
+                _of(P99, OURS, CLUSTER),
+                1.0,
+                at_least=False,
+            ),
         ),
     ),
     "added": Scenario(

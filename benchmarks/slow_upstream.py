@@ -1,7 +1,8 @@
-"""An upstream that answers each request after so many seconds: `slow_upstream.py PORT SECONDS`, the reply in `REPLY`.
+"""An upstream that responds to each request after a delay: `slow_upstream.py PORT SECONDS`.
 
-nginx has no delay in its core. This one does no more than to find where a request ends, so that a thousand requests a
-second leave it nearly idle.
+The environment variable `RESPONSE` contains the body. nginx cannot delay a response without a
+module. This server only looks for the end of each request, so that a thousand requests a second
+leave it nearly idle.
 """
 
 import asyncio
@@ -12,35 +13,39 @@ import sys
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
-class Late(asyncio.Protocol):
-    """One connection, kept alive; its requests do not overlap."""
+class DelayedResponse(asyncio.Protocol):
+    """One keep-alive connection whose requests do not overlap."""
 
-    def __init__(self, reply: bytes, seconds: float) -> None:
-        self._reply = reply
+    def __init__(self, response: bytes, seconds: float) -> None:
+        self._response = response
         self._seconds = seconds
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what to answer to."""
+        """Keep the transport to write the responses to."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server makes no other
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer later, once the request is here as a whole."""
+        """Schedule the response when the whole request has arrived."""
         self._received += data
         head, blank, body = self._received.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
         if blank and len(body) >= (int(length[1]) if length else 0):
             self._received = b""
-            asyncio.get_running_loop().call_later(self._seconds, self._transport.write, self._reply)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._seconds, self._transport.write, self._response)
 
 
 async def serve(port: int, seconds: float) -> None:
-    """Answer until the process ends."""
-    body = os.environb[b"REPLY"]
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    """Serve until the process ends."""
+    body = os.environb[b"RESPONSE"]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Late(head + body, seconds), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(
+        lambda: DelayedResponse(head + body, seconds), "127.0.0.1", port, backlog=1024
+    )
     await server.serve_forever()
 
 

@@ -1,5 +1,5 @@
--- wrk sends one POST over and over, and says what came of it as one line of JSON.
--- Arguments: the body, and its content type.
+-- wrk sends the same POST again and again and prints its measurements as one line of JSON.
+-- Arguments: the body and its content type.
 
 function init(args)
   wrk.method = "POST"

@@ -1,4 +1,4 @@
-"""The commands: JSON on standard output, errors on standard error, exit codes that a script can use."""
+"""The commands: JSON on standard output, errors on standard error, useful exit codes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_exchange_prints_json(app: Flask) -> None:
-    """Ready for jq."""
+    """`exchange` prints JSON on standard output and nothing else."""
     result = app.test_cli_runner().invoke(args=["bakrypt", "exchange"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["token_type"] == "Bearer"
@@ -27,8 +27,10 @@ def test_exchange_prints_json(app: Flask) -> None:
 
 
 def test_token_asks_for_the_password(app: Flask) -> None:
-    """Without echo, and not on standard output."""
-    result = app.test_cli_runner().invoke(args=["bakrypt", "token", "--username", "alice"], input="alice-password\n")
+    """`token` prompts on standard error and does not echo the password."""
+    result = app.test_cli_runner().invoke(
+        args=["bakrypt", "token", "--username", "alice"], input="alice-password\n"
+    )
     assert result.exit_code == 0
     assert json.loads(result.stdout)["token_type"] == "Bearer"
     assert result.stderr.startswith("Password:")
@@ -36,7 +38,7 @@ def test_token_asks_for_the_password(app: Flask) -> None:
 
 
 def test_token_reads_the_password_from_standard_input(app: Flask) -> None:
-    """For scripts."""
+    """With `--password-stdin` a script can pass the password."""
     arguments = ["bakrypt", "token", "--username", "alice", "--password-stdin"]
     result = app.test_cli_runner().invoke(args=arguments, input="alice-password\r\n")
     assert result.exit_code == 0
@@ -47,12 +49,18 @@ def test_token_reads_the_password_from_standard_input(app: Flask) -> None:
 @pytest.mark.parametrize(
     ("arguments", "given", "message"),
     [
-        (["token", "--username", "alice", "--password-stdin"], "wrong\n", "invalid_grant: Invalid credentials given."),
+        (
+            ["token", "--username", "alice", "--password-stdin"],
+            "wrong\n",
+            "invalid_grant: Invalid credentials given.",
+        ),
         (["token", "--username", "alice", "--password-stdin"], "", "the password is empty"),
     ],
 )
-def test_errors_go_to_standard_error(app: Flask, arguments: list[str], given: str, message: str) -> None:
-    """Exit code 1, nothing on standard output."""
+def test_errors_go_to_standard_error(
+    app: Flask, arguments: list[str], given: str, message: str
+) -> None:
+    """A command that fails exits with 1 and prints nothing on standard output."""
     result = app.test_cli_runner().invoke(args=["bakrypt", *arguments], input=given)
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -60,76 +68,101 @@ def test_errors_go_to_standard_error(app: Flask, arguments: list[str], given: st
 
 
 def test_exchange_without_a_token_says_what_to_set() -> None:
-    """The remedy is in the message."""
+    """The message names the settings to set."""
     result = create_app({}).test_cli_runner().invoke(args=["bakrypt", "exchange"])
     assert result.exit_code == 1
     assert "set BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE" in result.stderr
 
 
 def check(app: Flask) -> tuple[int, dict[str, str]]:
-    """Run the command and return its exit code and its lines by subject."""
+    """Run `bakrypt check`; return its exit code and its lines by subject."""
     result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
-    return result.exit_code, dict(line.split(None, 1) for line in result.stdout.splitlines())
+    lines = [line.split(None, 1) for line in result.stdout.splitlines()]
+    assert all(rest.split()[0] in {"ok", "off", "FAILED"} for _, rest in lines)
+    return result.exit_code, {subject: " ".join(rest.split()) for subject, rest in lines}
 
 
-def test_check_of_a_good_set_up(app: Flask, sandbox: Sandbox) -> None:
-    """A line for each thing, and no user's password tried."""
+def test_check_of_a_correct_setup(app: Flask, sandbox: Sandbox) -> None:
+    """`check` prints one line for each subject and tries no user's password."""
     code, lines = check(app)
     assert code == 0
     assert lines == {
-        "settings": f"ok: {sandbox.url}, timeout 10 s",
-        "gate": "exchange is open to those whom authorize lets in",
-        "redis": "off: each process has its own token",
-        "upstream": "ok: it answers",
-        "exchange": "ok: BAKRYPT_TOKEN is accepted",
-        "token": "ok: BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted",
+        "settings": f"ok {sandbox.url.removeprefix('http://')} ({sandbox.url}), timeout 10 s",
+        "gate": "ok exchange is open to those whom authorize lets in",
+        "redis": "off each process has its own token",
+        "upstream": "ok it answers",
+        "exchange": "ok BAKRYPT_TOKEN is accepted",
+        "token": "ok BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted",
     }
 
 
 def test_check_of_refused_credentials(sandbox: Sandbox) -> None:
-    """Each line names its settings."""
+    """If bakrypt refuses credentials, the line names their settings."""
     wrong = {"BAKRYPT_TOKEN": "planted-wrong", "BAKRYPT_CLIENT_SECRET": "planted-wrong"}
     code, lines = check(create_app(sandbox.environ | wrong))
     assert code == 1
-    assert lines["upstream"] == "ok: it answers"
+    assert lines["upstream"] == "ok it answers"
     assert "look at BAKRYPT_TOKEN" in lines["exchange"]
     assert "look at BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET" in lines["token"]
     assert "planted" not in str(lines)
 
 
-def test_check_of_an_upstream_that_is_away(upstream: Upstream) -> None:
-    """Whether the credentials are right, nobody can say then."""
+def test_check_of_an_upstream_that_fails(upstream: Upstream) -> None:
+    """If bakrypt fails, the lines on the credentials say that the result is unknown."""
     upstream.behave = replying(503, b"down")
     code, lines = check(create_app(upstream.environ))
     assert code == 1
-    assert lines["upstream"].startswith("server_error: bakrypt failed (status 503)")
-    assert lines["exchange"] == lines["token"] == "unknown: upstream did not say"
+    assert lines["upstream"].startswith("FAILED server_error: bakrypt failed (status 503)")
+    assert lines["exchange"] == lines["token"] == "FAILED unknown: upstream did not say"
 
 
-def test_check_of_one_way_alone(sandbox: Sandbox) -> None:
+def test_check_with_credentials_for_exchange_only(sandbox: Sandbox) -> None:
     """An app that only exchanges needs no OAuth client."""
-    code, lines = check(create_app({key: sandbox.environ[key] for key in ("BAKRYPT_URL", "BAKRYPT_TOKEN")}))
+    code, lines = check(
+        create_app({key: sandbox.environ[key] for key in ("BAKRYPT_URL", "BAKRYPT_TOKEN")})
+    )
     assert code == 0
-    assert lines["token"].startswith("off: ")
+    assert lines["token"].startswith("off ")
 
 
 def test_check_without_credentials() -> None:
-    """Nothing to check is not a success."""
+    """Without credentials there is nothing to check, and the exit code is 1."""
     code, lines = check(create_app({}))
     assert code == 1
-    assert lines["upstream"] == "not asked: no credentials are set"
+    assert lines["upstream"].startswith("FAILED not asked: set BAKRYPT_TOKEN")
 
 
 def test_check_of_an_unexpected_refusal(upstream: Upstream) -> None:
-    """A throttle is no statement on the credentials, nor a success."""
+    """A throttled request proves nothing about the credentials, so the exit code is 1."""
     upstream.behave = replying(429, {"detail": "Slow."})
     code, lines = check(create_app(upstream.environ))
     assert code == 1
-    assert lines["exchange"] == lines["token"] == "too_many_requests: Slow."
+    assert lines["exchange"] == lines["token"] == "FAILED too_many_requests: Slow."
+
+
+def test_check_is_coloured_on_a_terminal(app: Flask) -> None:
+    """And plain where it is piped."""
+    plain = app.test_cli_runner().invoke(args=["bakrypt", "check"]).stdout
+    coloured = app.test_cli_runner().invoke(args=["bakrypt", "check"], color=True).stdout
+    assert "\x1b[32mok" in coloured
+    assert "\x1b" not in plain
+
+
+def test_check_names_the_network() -> None:
+    """A mix-up of testnet and mainnet is seen at once."""
+    _, lines = check(create_app({"BAKRYPT_NETWORK": "mainnet", "BAKRYPT_TIMEOUT": "0.1"}))
+    assert lines["settings"] == "ok mainnet (https://bakrypt.io), timeout 0.1 s"
+
+
+def test_check_of_a_closed_exchange(sandbox: Sandbox) -> None:
+    """It is off, which is no failure, and says both ways out."""
+    code, lines = check(create_app(sandbox.environ, authorize=None))
+    assert code == 0
+    assert lines["gate"].startswith("off exchange is closed: pass authorize= ")
 
 
 def test_an_upstream_that_repeats_the_secret_is_not_quoted(upstream: Upstream) -> None:
-    """Not even to the person at the terminal, whose terminal may be recorded."""
+    """No secret reaches the terminal, which may be recorded."""
     upstream.behave = echo_as_error
     result = create_app(upstream.environ).test_cli_runner().invoke(args=["bakrypt", "check"])
     assert "planted-client-secret" not in result.output
@@ -150,8 +183,12 @@ def flask(*arguments: str, environ: dict[str, str]) -> "subprocess.CompletedProc
 
 
 def test_wrong_settings_are_a_list_and_no_traceback() -> None:
-    """`flask bakrypt check` and `flask run` alike say what to change."""
-    environ = {"BAKRYPT_NETWORK": "mainnet", "BAKRYPT_TIMEOUT": "x", "BAKRYPT_TOKEN": "planted secret"}
+    """A flask command lists the problems of the settings without a traceback."""
+    environ = {
+        "BAKRYPT_NETWORK": "mainnet",
+        "BAKRYPT_TIMEOUT": "x",
+        "BAKRYPT_TOKEN": "planted secret",
+    }
     result = flask("bakrypt", "check", environ=environ)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -160,8 +197,15 @@ def test_wrong_settings_are_a_list_and_no_traceback() -> None:
     assert "planted" not in result.stderr
 
 
-def test_the_sandbox_runs_alone() -> None:
-    """It prints what to set, serves, and ends at CTRL+C."""
+def test_a_misspelt_setting_is_a_warning() -> None:
+    """Once, and without its value."""
+    result = flask("bakrypt", "check", environ={"BAKRYPT_TOKE": "planted"})
+    assert result.stderr.count("BAKRYPT_TOKE is not a setting: is BAKRYPT_TOKEN meant?") == 1
+    assert "planted" not in result.stderr + result.stdout
+
+
+def test_the_standalone_sandbox() -> None:
+    """`sandbox` prints the settings to set, serves, and exits with 0 after CTRL+C."""
     process = subprocess.Popen(
         [sys.executable, "-m", "flask", "bakrypt", "sandbox", "--port", "0", "--expires-in", "5"],
         cwd=ROOT,
@@ -181,7 +225,9 @@ def test_the_sandbox_runs_alone() -> None:
                 break
         secret = environ["BAKRYPT_TOKEN"]
         headers = {"Authorization": f"Token {secret}"}
-        reply = requests.post(f"{environ['BAKRYPT_URL']}/auth/exchange/", headers=headers, timeout=5)
-        assert reply.json()["expires_in"] == 5
+        response = requests.post(
+            f"{environ['BAKRYPT_URL']}/auth/exchange/", headers=headers, timeout=5
+        )
+        assert response.json()["expires_in"] == 5
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0

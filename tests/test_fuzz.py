@@ -1,6 +1,6 @@
-"""Whatever comes in at the doors or back from bakrypt, what goes out is a reply of the contract.
+"""Any request from a caller and any response from bakrypt give a response of the contract.
 
-A small sample here; `make fuzz` runs 30,000 cases.
+The suite runs a small sample; `make fuzz` runs 30,000 cases.
 """
 
 import json
@@ -32,34 +32,38 @@ STATUSES = {200, 204, 400, 401, 403, 404, 405, 413, 429, 500}
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    """An upstream for all cases."""
+    """One upstream for all cases."""
     with Upstream() as upstream:
         yield upstream
 
 
 @pytest.fixture(scope="module")
 def host(upstream: Upstream) -> Flask:
-    """A host app without sharing, so that each case is a call."""
+    """A host app that does not share the token, so that each case calls upstream."""
     return create_app(
-        {**upstream.environ, "BAKRYPT_SHARE_TOKEN": "false", "BAKRYPT_ALLOWED_ORIGINS": "https://a.example"}
+        {
+            **upstream.environ,
+            "BAKRYPT_SHARE_TOKEN": "false",
+            "BAKRYPT_ALLOWED_ORIGINS": "https://a.example",
+        }
     )
 
 
 @pytest.fixture(scope="module")
 def ours() -> Iterator[Flask]:
-    """Our own app, whose every error has the contract's form."""
+    """Our own app, in which every error has the contract's form."""
     with Sandbox().listen() as sandbox:
         yield create_our_app({"BAKRYPT_NETWORK": "sandbox", "BAKRYPT_URL": sandbox.url})
 
 
-def assert_contract(reply: Any, method: str) -> None:
-    """Status, body and headers of any reply of ours."""
-    assert reply.status_code in STATUSES
-    if reply.status_code == 204 or method == "HEAD":
+def assert_contract(response: Any, method: str) -> None:
+    """Check status, body and headers of a response of ours."""
+    assert response.status_code in STATUSES
+    if response.status_code == 204 or method == "HEAD":
         return
-    assert reply.content_type == "application/json"
-    body = json.loads(reply.data)
-    if reply.status_code == 200:
+    assert response.content_type == "application/json"
+    body = json.loads(response.data)
+    if response.status_code == 200:
         assert body["access_token"]
         assert isinstance(body["access_token"], str)
     else:
@@ -70,10 +74,14 @@ def assert_contract(reply: Any, method: str) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3)
+    ),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["username", "password", "grant_type", "refresh_token", "rejected_token"]) | st.text(max_size=5)
+NAMES = st.sampled_from(
+    ["username", "password", "grant_type", "refresh_token", "rejected_token"]
+) | st.text(max_size=5)
 VALUES = st.sampled_from(["password", "refresh_token", "alice", ""]) | JSON
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4)
 BODIES = st.one_of(
@@ -100,23 +108,49 @@ CONTENT_TYPES = st.sampled_from(
 ) | st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=20)
 HEADER_VALUES = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20)
 HEADER_NAMES = (
-    *("Origin", "Sec-Fetch-Site", "X-Request-ID", "Authorization", "Cookie", "Accept", "Accept-Encoding", "Expect"),
-    *("Access-Control-Request-Method", "Access-Control-Request-Headers", "X-Forwarded-For", "Content-Encoding"),
-    *("Range", "If-None-Match", "Content-Language", "X-HTTP-Method-Override", "Referer", "User-Agent"),
+    *(
+        "Origin",
+        "Sec-Fetch-Site",
+        "X-Request-ID",
+        "Authorization",
+        "Cookie",
+        "Accept",
+        "Accept-Encoding",
+        "Expect",
+    ),
+    *(
+        "Access-Control-Request-Method",
+        "Access-Control-Request-Headers",
+        "X-Forwarded-For",
+        "Content-Encoding",
+    ),
+    *(
+        "Range",
+        "If-None-Match",
+        "Content-Language",
+        "X-HTTP-Method-Override",
+        "Referer",
+        "User-Agent",
+    ),
 )
 HEADERS = st.dictionaries(
     st.sampled_from(HEADER_NAMES),
-    st.sampled_from(["https://a.example", "null", "same-origin", "cross-site", "POST"]) | HEADER_VALUES,
+    st.sampled_from(["https://a.example", "null", "same-origin", "cross-site", "POST"])
+    | HEADER_VALUES,
     max_size=4,
 )
-METHODS = st.sampled_from(["POST"] * 8 + ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
+METHODS = st.sampled_from(
+    ["POST"] * 8 + ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
+)
 PATHS = st.sampled_from(["/auth/exchange/", "/auth/exchange", "/auth/token/", "/auth/token"])
-QUERIES = st.sampled_from(["", "?", "?username=a&password=b"]) | st.text(max_size=10).map(lambda text: f"?{text}")
+QUERIES = st.sampled_from(["", "?", "?username=a&password=b"]) | st.text(max_size=10).map(
+    lambda text: f"?{text}"
+)
 
 
 @SETTINGS
 @given(METHODS, PATHS, QUERIES, HEADERS, CONTENT_TYPES, BODIES)
-def test_the_doors(
+def test_any_request(
     host: Flask,
     ours: Flask,
     method: str,
@@ -126,28 +160,37 @@ def test_the_doors(
     content_type: str,
     body: bytes,
 ) -> None:
-    """Bodies, content types, charsets, headers, methods and paths, at a host app and at our own."""
+    """A host app and our app answer any request as the contract says."""
     for app in (host, ours):
-        reply = app.test_client().open(
+        response = app.test_client().open(
             path + query, method=method, headers=headers, content_type=content_type, data=body
         )
-        assert_contract(reply, method)
-        assert reply.headers["Cache-Control"] == "no-store"
-        assert reply.headers.get("Access-Control-Allow-Origin") in {None, "https://a.example"}
+        assert_contract(response, method)
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers.get("Access-Control-Allow-Origin") in {None, "https://a.example"}
 
 
 @SETTINGS
-@given(st.text(max_size=20), METHODS, st.sampled_from(["Upgrade", "Host", "Content-Length"]), HEADER_VALUES)
+@given(
+    st.text(max_size=20),
+    METHODS,
+    st.sampled_from(["Upgrade", "Host", "Content-Length"]),
+    HEADER_VALUES,
+)
 def test_our_app_at_any_path(ours: Flask, path: str, method: str, header: str, value: str) -> None:
-    """What Flask refuses before it knows a route has the contract's form in our own app too."""
+    """In our app, an error before Flask finds a route has the contract's form too."""
     headers = {header: "websocket" if header == "Upgrade" else value, "Connection": "Upgrade"}
-    reply = ours.test_client().open(f"/auth/{path.lstrip('/')}", method=method, headers=headers)
-    if reply.status_code not in {301, 308}:
-        assert_contract(reply, method)
+    response = ours.test_client().open(f"/auth/{path.lstrip('/')}", method=method, headers=headers)
+    if response.status_code not in {301, 308}:
+        assert_contract(response, method)
 
 
 TOKENS = st.fixed_dictionaries(
-    {}, optional={name: st.just(value) | JSON for name, value in (TOKEN_REPLY | {"error": "x", "detail": "y"}).items()}
+    {},
+    optional={
+        name: st.just(value) | JSON
+        for name, value in (TOKEN_REPLY | {"error": "x", "detail": "y"}).items()
+    },
 )
 UPSTREAM_BODIES = st.one_of(
     TOKENS.map(lambda value: json.dumps(value).encode()),
@@ -158,9 +201,19 @@ UPSTREAM_BODIES = st.one_of(
 UPSTREAM_HEADERS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["Content-Type", "Content-Encoding", "Transfer-Encoding", "Retry-After", "Location", "Set-Cookie", "X-A"]
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "Transfer-Encoding",
+                "Retry-After",
+                "Location",
+                "Set-Cookie",
+                "X-A",
+            ]
         ),
-        st.sampled_from(["gzip", "deflate", "chunked", "identity", "7", "application/json", "https://b.example"])
+        st.sampled_from(
+            ["gzip", "deflate", "chunked", "identity", "7", "application/json", "https://b.example"]
+        )
         | HEADER_VALUES,
     ),
     max_size=4,
@@ -168,8 +221,14 @@ UPSTREAM_HEADERS = st.lists(
 
 
 @SETTINGS
-@given(st.integers(200, 599) | st.integers(0, 999), UPSTREAM_HEADERS, UPSTREAM_BODIES, st.integers(-5, 5), PATHS)
-def test_the_replies_of_bakrypt(
+@given(
+    st.integers(200, 599) | st.integers(0, 999),
+    UPSTREAM_HEADERS,
+    UPSTREAM_BODIES,
+    st.integers(-5, 5),
+    PATHS,
+)
+def test_any_response_of_bakrypt(
     host: Flask,
     upstream: Upstream,
     status: int,
@@ -178,7 +237,7 @@ def test_the_replies_of_bakrypt(
     off_by: int,
     path: str,
 ) -> None:
-    """Any status, headers, body and length, over a real socket that is closed afterwards."""
+    """Any status, headers, body and length from bakrypt give a response of the contract."""
 
     def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {max(0, len(body) + off_by)}"]
@@ -189,11 +248,13 @@ def test_the_replies_of_bakrypt(
     upstream.behave = behave
     upstream.requests.clear()
     started = time.monotonic()
-    reply = host.test_client().post(path, data={"username": "alice", "password": "a"})
+    response = host.test_client().post(path, data={"username": "alice", "password": "a"})
     assert time.monotonic() - started < 2
-    assert reply.status_code in {200, 500} or 400 <= reply.status_code < 500
-    assert reply.content_type == "application/json"
-    parsed = json.loads(reply.data)
-    assert isinstance(parsed["access_token"] if reply.status_code == 200 else parsed["error"], str)
-    if reply.status_code != 200:
+    assert response.status_code in {200, 500} or 400 <= response.status_code < 500
+    assert response.content_type == "application/json"
+    parsed = json.loads(response.data)
+    assert isinstance(
+        parsed["access_token"] if response.status_code == 200 else parsed["error"], str
+    )
+    if response.status_code != 200:
         assert set(parsed) <= {"error", "error_description"}

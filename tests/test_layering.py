@@ -1,4 +1,4 @@
-"""Imports go downward only, as the layers are drawn here."""
+"""Imports go one way only, as the rooms are drawn here."""
 
 import ast
 import subprocess
@@ -12,75 +12,111 @@ import bakrypt_proxy
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bakrypt_proxy"
 
-# From the top down. A module imports from layers below its own, never from its own or from above.
-LAYERS = [
-    {"__init__"},
-    {"blueprint", "metrics"},
-    {"cli"},
-    {"registration"},
-    {"gate", "parameters", "client", "fleet"},
-    {"shared_token"},
-    {"observation", "replies", "transport"},
-    {"connection"},
-    {"settings"},
-    {"errors", "json_log"},
-    {"types"},
-]
-APART = {"sandbox", "demo", "server"}  # they import nothing of ours
-WITHOUT_FLASK = {"client", "fleet", "shared_token", "replies", "transport", "connection", "settings", "errors", "types"}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in APART)
-FILES_APART = [path for name in sorted(APART) for path in [*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/*.py")]]
+# From the bottom up. A room imports from itself and from the rooms above its own row in this list.
+ROOMS = ["types", "errors", "settings", "telemetry", "upstream", "tokens", "account", "cli", "web"]
+PRIVATE = {"_parsers": "settings"}  # a module that belongs to a room
+# These import nothing of ours: they stand in for bakrypt, for the developer of a page, for granian.
+APART = ["browser", "demo", "sandbox", "server"]
+WITHOUT_FLASK = ["types", "errors", "settings", "telemetry", "upstream", "tokens", "account"]
+OF_FLASK = {"flask", "flask_cors", "werkzeug", "click", "oauthlib"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+# What `app.py` and a host may import.
+PUBLIC_MODULES = {
+    "bakrypt_proxy",
+    "bakrypt_proxy.demo",
+    "bakrypt_proxy.sandbox",
+    "bakrypt_proxy.tokens.redis_connection",
+    "bakrypt_proxy.web.metrics",
+}
 
 
-def imports(path: Path) -> set[str]:
-    """The names of the modules that a file imports, `.` before those of its own package."""
-    found: set[str] = set()
+def room_of(module: tuple[str, ...]) -> str:
+    """The room of a module, which is given by its names below the package."""
+    return PRIVATE.get(module[0], module[0])
+
+
+def imports(path: Path) -> set[tuple[str, ...]]:
+    """The names of the modules that a file imports, in full."""
+    package = path.parent.relative_to(ROOT).parts
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add("." * node.level + (node.module or ""))
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*start, *(node.module.split(".") if node.module else ()))
+            # `from . import x` imports a module, `from .y import x` a name of one.
+            found |= {module} if node.module else set()
+            found |= {(*module, alias.name) for alias in node.names if not node.module}
     return found
 
 
-def layer(module: str) -> int:
-    """How far down a module stands."""
-    return next(depth for depth, modules in enumerate(LAYERS) if module in modules)
+def own_imports(path: Path) -> set[tuple[str, ...]]:
+    """The modules of the package that a file imports, below the package."""
+    found = {name[1:] for name in imports(path) if name[0] == "bakrypt_proxy"}
+    return {name for name in found if name}
 
 
-def test_every_module_has_a_layer() -> None:
-    """A new module finds its place in the drawing first."""
-    assert set(MODULES) == set().union(*LAYERS)
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == APART - {"server"}
+def module_of(path: Path) -> tuple[str, ...]:
+    """A file's module below the package; empty for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_downward(module: str) -> None:
-    """Nothing knows what stands above it; the command alone may start the sandbox."""
-    own = {name.lstrip(".") for name in imports(PACKAGE / f"{module}.py") if name.startswith(".")}
-    allowed = set().union(*LAYERS[layer(module) + 1 :]) | ({"sandbox"} if module == "cli" else set())
-    assert own <= allowed
+def test_every_room_is_in_the_list() -> None:
+    """A new room finds its place there first."""
+    rooms = {room_of(module) for path in FILES if (module := module_of(path))}
+    assert rooms | {"browser"} == {*ROOMS, *APART}
 
 
-@pytest.mark.parametrize("module", sorted(WITHOUT_FLASK))
-def test_the_client_is_free_of_flask(module: str) -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    """No room knows one above it; only the commands may start the sandbox."""
+    module = module_of(path)
+    if not module:
+        return  # the package's table of contents
+    room = room_of(module)
+    allowed = {room} if room in APART else set(ROOMS[: ROOMS.index(room) + 1])
+    if room == "cli":
+        allowed.add("sandbox")
+    assert {room_of(name) for name in own_imports(path)} <= allowed
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Also not within a room."""
+    edges = {module_of(path): own_imports(path) for path in FILES if module_of(path)}
+    modules = set(edges)
+    for module, names in edges.items():
+        edges[module] = {name for name in names if name in modules and name != module}
+    while edges:
+        free = {module for module, names in edges.items() if not names & set(edges)}
+        assert free, f"a circle: {sorted(edges)}"
+        edges = {module: names for module, names in edges.items() if module not in free}
+
+
+@pytest.mark.parametrize("room", WITHOUT_FLASK)
+def test_the_client_is_free_of_flask(room: str) -> None:
     """It works where there is no app."""
-    roots = {name.partition(".")[0] for name in imports(PACKAGE / f"{module}.py")}
-    assert not roots & {"flask", "flask_cors", "werkzeug", "click", "oauthlib"}
+    paths = [path for path in FILES if (module := module_of(path)) and room_of(module) == room]
+    assert paths
+    for path in paths:
+        assert not {name[0] for name in imports(path)} & OF_FLASK, path
 
 
-@pytest.mark.parametrize("path", FILES_APART, ids=str)
-def test_what_stands_apart_imports_nothing_of_ours(path: Path) -> None:
-    """It stands for somebody else: bakrypt, the SPA's developer, and who runs the server."""
-    siblings = {f".{sibling.stem}" for sibling in path.parent.glob("*.py")}
-    assert {name for name in imports(path) if name.startswith((".", "bakrypt_proxy"))} <= siblings
+def test_the_app_imports_only_public_modules() -> None:
+    """What a host may import is enough for our own app."""
+    found = {".".join(name) for name in imports(ROOT / "app.py") if name[0] == "bakrypt_proxy"}
+    assert found == PUBLIC_MODULES
 
 
-def test_importing_the_package_loads_no_sandbox() -> None:
-    """Oauthlib is an extra, and neither it nor a server is needed to register a blueprint."""
+def test_importing_the_package_loads_no_extra() -> None:
+    """Neither an extra nor a server is needed to register a blueprint."""
     code = "import sys, bakrypt_proxy; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"oauthlib", "redis", "cryptography", "bakrypt_proxy.sandbox", "bakrypt_proxy.demo"} & set(loaded)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    extras = {"oauthlib", "redis", "cryptography", "prometheus_client", "granian"}
+    assert not {*extras, "bakrypt_proxy.sandbox", "bakrypt_proxy.demo"} & set(result.stdout.split())
 
 
 def test_the_public_names() -> None:
@@ -93,9 +129,15 @@ def test_the_public_names() -> None:
         "CredentialsRefusedError",
         "ErrorResponse",
         "InvalidRequestError",
+        "JsonFormatter",
         "Settings",
         "SettingsError",
         "UpstreamFailedError",
         "UpstreamRefusedError",
+        "add_redis_probe",
         "create_blueprint",
+        "is_password_attempt",
+        "read_settings",
+        "readiness_problems",
+        "render_http_error",
     ]

@@ -1,4 +1,7 @@
-"""Our app, having asked bakrypt before the server forks, as a host app might to see that all is well."""
+"""Our app, which calls bakrypt once before the server forks.
+
+A host app might do that to check its set-up.
+"""
 
 from app import create_app
 

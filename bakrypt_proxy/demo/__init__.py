@@ -1,4 +1,4 @@
-"""A page to try the proxy with: get a token, watch it being renewed, and use it, with every call laid open."""
+"""A page to try the proxy: get a token, watch its renewal, use it, and see every call."""
 
 from collections.abc import Mapping
 
@@ -6,33 +6,57 @@ from flask import Blueprint, Response, render_template
 
 
 def create_demo(
-    *, network: str, api_url: str, auth: str = "bakrypt", users: Mapping[str, str] | None = None, try_api: bool = False
+    *,
+    network: str,
+    api_url: str,
+    auth: str = "bakrypt",
+    users: Mapping[str, str] | None = None,
+    try_api: bool = False,
 ) -> Blueprint:
     """Return a blueprint with the page at `/`.
 
-    `auth` is the name under which the proxy's blueprint is registered, `api_url` the origin of the API that its tokens
-    open. `users` are made-up names and passwords to show; `try_api` offers to upload a file to that API and to make an
-    asset of it.
+    :param network: the name of the network, as the page shows it.
+    :param api_url: the origin of the API that accepts the tokens.
+    :param auth: the name under which the proxy's blueprint is registered.
+    :param users: invented names and passwords for the page to show.
+    :param try_api: let the page upload a file to that API and create an asset from it.
     """
     demo = Blueprint(
-        "demo", __name__, template_folder="templates", static_folder="static", static_url_path="/demo-static"
+        "demo",
+        __name__,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/demo-static",
     )
-    policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
-        f"frame-ancestors 'none'; connect-src 'self' {api_url}"
-    )
+    headers = _security_headers(api_url)
 
     @demo.get("/")
     def page() -> str:
         return render_template(
-            "demo.html", network=network, api_url=api_url, auth=auth, users=users or {}, try_api=try_api
+            "demo.html",
+            network=network,
+            api_url=api_url,
+            auth=auth,
+            users=users or {},
+            try_api=try_api,
         )
 
     @demo.after_request
     def protect(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers.update(headers)
         return response
 
     return demo
+
+
+def _security_headers(api_url: str) -> dict[str, str]:
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        f"connect-src 'self' {api_url}"
+    )
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }

@@ -1,9 +1,10 @@
-"""A small stand-in for bakrypt on this machine: nothing that it knows or gives away is of any worth.
+"""A small stand-in for bakrypt on this machine. Its credentials and tokens have no value.
 
     with Sandbox().listen() as sandbox:
         client = BakryptClient(Settings.from_mapping(sandbox.environ))
 
-It listens on loopback alone, answers to loopback names alone, and takes only the credentials below.
+It listens only on loopback, answers only to loopback host names, and accepts only the credentials
+below.
 """
 
 import hmac
@@ -29,7 +30,7 @@ from .oauth import SCOPES, OAuthServer, TokenStore
 
 HOST = "127.0.0.1"
 ACCOUNT = "account"
-_POLL_INTERVAL = 0.05  # seconds until a closed sandbox notices
+_POLL_INTERVAL = 0.05  # seconds between two checks whether the server should stop
 USERS = {"alice": "alice-password", "bob": "bob-password"}
 CREDENTIALS = {
     "BAKRYPT_TOKEN": "sandbox-token",
@@ -39,23 +40,33 @@ CREDENTIALS = {
 
 
 class Sandbox:
-    """A bakrypt of one's own: `/auth/exchange/`, `/auth/token/` and, behind a bearer check, `/v1/`.
+    """A local bakrypt with `/auth/exchange/`, `/auth/token/` and, for bearer tokens, `/v1/`.
 
-    `expires_in` is the life of its access tokens in seconds. `delay` (seconds), `fail` (a status) and `throttle`
-    (seconds for Retry-After) make it slow, broken or throttling from the next request on. `calls` counts by path.
+    Attributes change how it answers from the next request on: `delay` (seconds before each
+    response), `fail` (a status for each response), `throttle` (429, with these seconds in
+    `Retry-After`), `expires_in`. `calls` counts the requests to each path.
+
+    :param expires_in: the lifetime of its access tokens, in seconds.
+    :param clock: returns a time in seconds; it decides when a token expires.
+    :param quiet: do not log the sandbox's own requests.
     """
 
     def __init__(
-        self, *, expires_in: int = 36000, clock: Callable[[], float] = time.monotonic, quiet: bool = True
+        self,
+        *,
+        expires_in: int = 36000,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = True,
     ) -> None:
-        # At DEBUG oauthlib logs each token that it issues or looks up, and a person may type a real password here.
+        # At DEBUG oauthlib logs each token that it issues or looks up, and somebody may type a
+        # real password here by mistake.
         logging.getLogger("oauthlib").setLevel(logging.INFO)
         self.expires_in = expires_in
-        self.delay = 0.0
+        self.delay: float = 0
         self.fail: int | None = None
         self.throttle: int | None = None
         self.calls: Counter[str] = Counter()
-        self.store = TokenStore(
+        self.store: TokenStore = TokenStore(
             client_id=CREDENTIALS["BAKRYPT_CLIENT_ID"],
             client_secret=CREDENTIALS["BAKRYPT_CLIENT_SECRET"],
             users=USERS,
@@ -67,20 +78,26 @@ class Sandbox:
         self._thread: threading.Thread | None = None
 
     def listen(self, port: int = 0) -> Self:
-        """Serve in a thread of its own, on a free port unless one is named."""
-        self._server = make_server(HOST, port, self._create_app(), threaded=True, request_handler=self._handler)
+        """Start serving in a new thread and return this sandbox.
+
+        :param port: the port to listen on; 0 means any free port.
+        :raises OSError: if the port is in use.
+        """
+        self._server = make_server(
+            HOST, port, self._create_app(), threaded=True, request_handler=self._handler
+        )
         serve = partial(self._server.serve_forever, poll_interval=_POLL_INTERVAL)
         self._thread = threading.Thread(target=serve, name="bakrypt-sandbox", daemon=True)
         self._thread.start()
         return self
 
     def wait(self) -> None:
-        """Wait until the sandbox is closed, or CTRL+C."""
+        """Wait until another thread closes the sandbox, or until CTRL+C."""
         if self._thread is not None:
             self._thread.join()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving. Does nothing if the sandbox is not listening."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -91,20 +108,29 @@ class Sandbox:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     @property
     def url(self) -> str:
-        """The address to give as `BAKRYPT_URL`."""
+        """The address to set as `BAKRYPT_URL`.
+
+        :raises RuntimeError: if the sandbox is not listening.
+        """
         if self._server is None:
-            raise RuntimeError("the sandbox does not listen yet")
+            raise RuntimeError("the sandbox is not listening: call listen() first")
         return f"http://{HOST}:{self._server.server_port}"
 
     @property
     def environ(self) -> dict[str, str]:
-        """The settings that make a client or a blueprint use this sandbox."""
+        """The settings that make a client or a blueprint use this sandbox.
+
+        :raises RuntimeError: if the sandbox is not listening.
+        """
         return {"BAKRYPT_URL": self.url, **CREDENTIALS}
 
     def _create_app(self) -> Flask:
@@ -116,7 +142,7 @@ class Sandbox:
         app.add_url_rule("/auth/exchange/", view_func=self._exchange, methods=["POST"])
         app.add_url_rule("/auth/token/", view_func=self._token, methods=["POST"])
         app.register_blueprint(create_blueprint(self._check_bearer))
-        # A browser calls bakrypt's API itself, from any page that has a token.
+        # Pages call bakrypt's API directly with their token, so every origin is allowed here.
         CORS(app, resources={r"/v1/.*": {"origins": "*"}})
         return app
 
@@ -145,31 +171,41 @@ class Sandbox:
         return Response(body, status, headers)
 
     def _check_bearer(self) -> str | Response:
-        valid, seen = self._oauth.verify_request(request.base_url, "GET", None, dict(request.headers), SCOPES)
+        valid, checked = self._oauth.verify_request(
+            request.base_url, "GET", None, dict(request.headers), SCOPES
+        )
         if valid:
-            return str(seen.user)
+            return str(checked.user)
         return _unauthorized("Authentication credentials were not provided.", 'Bearer realm="api"')
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Logs nothing: inside another app the sandbox's requests would be noise among the app's own."""
+    """Logs nothing: inside another app, the sandbox's lines would hide the app's own."""
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
         pass
 
 
 def _stay_local() -> ResponseReturnValue | None:
-    """Refuse a name that a stranger's DNS points at this machine."""
-    name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
+    """Refuse every host name that is not a loopback name.
+
+    Otherwise a foreign page could reach the sandbox through a name whose DNS entry points at
+    this machine (DNS rebinding).
+    """
+    name = (
+        request.host.rpartition(":")[0]
+        if request.host.rpartition(":")[2].isdigit()
+        else request.host
+    )
     try:
         local = ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         local = name == "localhost"
-    return None if local else (jsonify(detail="This is a sandbox, for this machine alone."), 403)
+    return None if local else (jsonify(detail="This sandbox only serves this machine."), 403)
 
 
 def _redirect_like_django() -> ResponseReturnValue | None:
-    """Answer a path without its slash with 301, as bakrypt does, and not with Flask's 308."""
+    """Redirect a path without its trailing slash with 301, as bakrypt does; Flask uses 308."""
     if isinstance(request.routing_exception, RequestRedirect):
         return redirect(request.routing_exception.new_url, 301)
     return None
@@ -178,7 +214,11 @@ def _redirect_like_django() -> ResponseReturnValue | None:
 def _render_like_django(error: HTTPException) -> ResponseReturnValue:
     response = error.get_response()
     detail = f'Method "{request.method}" not allowed.' if error.code == 405 else error.description
-    return jsonify(detail=detail), error.code or 500, {k: v for k, v in response.headers.items() if k == "Allow"}
+    return (
+        jsonify(detail=detail),
+        error.code or 500,
+        {k: v for k, v in response.headers.items() if k == "Allow"},
+    )
 
 
 def _unauthorized(detail: str, challenge: str) -> Response:

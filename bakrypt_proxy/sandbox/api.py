@@ -1,4 +1,4 @@
-"""The sandbox's API behind the bearer check: files, assets and their transactions, in bakrypt's shapes."""
+"""The sandbox's API for bearer tokens: files, assets and transactions, in bakrypt's shapes."""
 
 import base64
 import hashlib
@@ -14,48 +14,73 @@ from werkzeug.exceptions import BadRequest, NotFound
 
 _PAGE_SIZE = 100
 _TIME_TO_PAY = timedelta(days=1)
-_DONE = {"mint": ("confirmed", "The assets are on the chain."), "refund": ("refund", "The deposit was returned.")}
+_DONE = {
+    "mint": ("confirmed", "The assets are on the chain."),
+    "refund": ("refund", "The deposit was returned."),
+}
 
-Check = Callable[[], str | Response]
+BearerCheck = Callable[[], str | Response]
 
 
 class Ledger:
-    """What the users have made so far. Nobody sees what is another's."""
+    """The assets and transactions that users have created. Each user sees only their own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._assets: list[tuple[str, dict[str, Any]]] = []
         self._transactions: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    def add(self, username: str, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Make assets of one collection, and the transaction that would mint them."""
+    def add(
+        self, username: str, items: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Create the assets of one collection and one transaction for all of them.
+
+        :param username: who creates them.
+        :param items: the assets, as in the request body.
+        :returns: the assets and the transaction.
+        """
         transaction = _transaction(len(items))
-        assets = [{**item, "uuid": str(uuid.uuid4()), "transaction": transaction["uuid"]} for item in items]
+        assets = [
+            {**item, "uuid": str(uuid.uuid4()), "transaction": transaction["uuid"]}
+            for item in items
+        ]
         with self._lock:
             self._transactions[transaction["uuid"]] = (username, transaction)
             self._assets += [(username, asset) for asset in assets]
         return assets, transaction
 
     def assets(self, username: str) -> list[dict[str, Any]]:
-        """Return a user's assets, oldest first."""
+        """Return a user's assets, oldest first.
+
+        :param username: whose assets.
+        """
         return [asset for owner, asset in self._assets if owner == username]
 
     def transaction(self, username: str, key: str) -> dict[str, Any]:
-        """Return a user's transaction; another's is not found."""
+        """Return a user's transaction.
+
+        :param username: who asks.
+        :param key: the transaction's uuid.
+        :raises NotFound: if it does not exist or belongs to another user.
+        """
         owner, transaction = self._transactions.get(key, (None, {}))
         if owner != username:
             raise NotFound("Not found.")
         return transaction
 
 
-def create_blueprint(check_bearer: Check) -> Blueprint:
-    """Return the `/v1/` routes. `check_bearer` gives the user's name, or the reply that refuses the request."""
+def create_blueprint(check_bearer: BearerCheck) -> Blueprint:
+    """Return a blueprint with the `/v1/` routes and an empty ledger.
+
+    :param check_bearer: returns the name of the user to whom the request's token belongs, or the
+        response that refuses the request.
+    """
     api = Blueprint("v1", __name__, url_prefix="/v1")
     ledger = Ledger()
 
     @api.before_request
     def identify() -> Response | None:
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS":  # a preflight carries no token
             return None
         found = check_bearer()
         if isinstance(found, Response):
@@ -88,7 +113,9 @@ def _add_asset_routes(api: Blueprint, ledger: Ledger) -> None:
         if not items or not all(isinstance(item, dict) and item.get("name") for item in items):
             return jsonify(name=["This field is required."]), 400
         assets, transaction = ledger.add(g.username, items)
-        return jsonify(assets if isinstance(body, list) else assets[0] | {"transaction": transaction}), 201
+        return jsonify(
+            assets if isinstance(body, list) else assets[0] | {"transaction": transaction}
+        ), 201
 
 
 def _add_transaction_routes(api: Blueprint, ledger: Ledger) -> None:

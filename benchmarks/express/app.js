@@ -1,6 +1,6 @@
-// The two handlers of bakrypt's documentation, for the benchmark: behaviour as documented, on Express 5 and axios.
-// Ours to choose were the routes, which the documentation gives as whole addresses, and connections that are kept
-// alive, so that nobody can say that Node was handicapped. PROCESSES=2 makes it a cluster of two.
+// The two handlers of bakrypt's documentation, on Express 5 and axios. They behave as documented.
+// Two things are our choice: the routes, because the documentation registers whole URLs, and
+// keep-alive connections, so that the comparison is fair to Node. PROCESSES=2 starts a cluster.
 import cluster from "node:cluster";
 import http from "node:http";
 import axios from "axios";

@@ -1,6 +1,7 @@
-"""An app that has users of its own, by Flask-Login: whoever is signed in gets the access token of its bakrypt account.
+"""An app with its own users, by Flask-Login. Signed-in users get the bakrypt account's token.
 
-What an app of yours needs of it are the import of bakrypt_proxy, `settings`, and `register_blueprint`.
+Your app needs three parts of this: the import of bakrypt_proxy, `settings`, and
+`register_blueprint`.
 """
 
 import os
@@ -9,14 +10,21 @@ import secrets
 import click
 from flask import Flask, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
+from flask_login import (
+    LoginManager,
+    UserMixin,
+    current_user,
+    login_required,
+    login_user,
+    logout_user,
+)
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from bakrypt_proxy import Settings, create_blueprint
 
 
 class User(UserMixin):
-    """Somebody who may sign in. Yours come from a database."""
+    """A user who may sign in. Your app loads its users from a database."""
 
     def __init__(self, name: str, password: str) -> None:
         self.id = name
@@ -24,7 +32,10 @@ class User(UserMixin):
 
 
 def create_app(password: str | None = None) -> Flask:
-    """Return the app with its one user, ada, whose password is a new one each time unless it is given."""
+    """Return the app with one user, ada.
+
+    :param password: ada's password; None means a random one, which is printed.
+    """
     app = Flask(__name__)
     app.secret_key = secrets.token_bytes()
     if password is None:
@@ -33,20 +44,23 @@ def create_app(password: str | None = None) -> Flask:
     if not (os.environ.get("BAKRYPT_TOKEN") or os.environ.get("BAKRYPT_TOKEN_FILE")):
         use_sandbox(app)
     settings = Settings.from_mapping(app.config, os.environ)
-    app.register_blueprint(create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated))
+    app.register_blueprint(
+        create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated)
+    )
     add_pages(app, {"ada": User("ada", password)}, api_url=settings.url)
     return app
 
 
 def use_sandbox(app: Flask) -> None:
-    """Stand in for a bakrypt account until there is one."""
-    from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415 - an extra, that production need not have
+    """Use a sandbox until you have a bakrypt account."""
+    # Production does not need the sandbox extra.
+    from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415
 
     app.config.from_mapping(Sandbox(expires_in=60).listen().environ)
 
 
 def add_pages(app: Flask, users: dict[str, User], *, api_url: str) -> None:
-    """Add what the app had before: a page for those who are signed in, signing in, and signing out."""
+    """Add the routes that the app already had: a page for signed-in users, sign-in and sign-out."""
     login = LoginManager(app)
     login.login_view = "sign_in"
     login.user_loader(users.get)
@@ -60,7 +74,9 @@ def add_pages(app: Flask, users: dict[str, User], *, api_url: str) -> None:
     def sign_in() -> ResponseReturnValue:
         if request.method == "POST":
             user = users.get(request.form["name"])
-            if user is not None and check_password_hash(user.password_hash, request.form["password"]):
+            if user is not None and check_password_hash(
+                user.password_hash, request.form["password"]
+            ):
                 login_user(user)
                 return redirect(url_for("index"))
             flash("That name and that password do not belong together.")

@@ -1,4 +1,4 @@
-"""bakrypt's own web component, `bakrypt-launchpad`, on a page that gets its token from the blueprint."""
+"""bakrypt's web component, `bakrypt-launchpad`, with a token from the blueprint."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,10 @@ BUNDLE = Path(__file__).parent / "node_modules" / "bakrypt-launchpad" / "dist"
 
 
 def create_app(bundle: Path = BUNDLE) -> Flask:
-    """Return the app. `bundle` is the folder that npm has put the component into."""
+    """Return the app.
+
+    :param bundle: the folder into which npm has installed the component.
+    """
     app = Flask(__name__)
     if not (os.environ.get("BAKRYPT_TOKEN") or os.environ.get("BAKRYPT_TOKEN_FILE")):
         use_sandbox(app)
@@ -30,7 +33,11 @@ def create_app(bundle: Path = BUNDLE) -> Flask:
 
 
 def use_sandbox(app: Flask) -> None:
-    """Stand in for a bakrypt account until there is one. Its tokens open nothing, so everybody may have them."""
-    from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415 - an extra, that production need not have
+    """Use a sandbox until you have a bakrypt account.
+
+    Its tokens are worthless, so everybody may have one.
+    """
+    # Production does not need the sandbox extra.
+    from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415
 
     app.config.from_mapping(Sandbox(expires_in=60).listen().environ, BAKRYPT_EXCHANGE_PUBLIC=True)

@@ -1,12 +1,12 @@
-// Both the module and the tokens come from another origin, which must list this one in BAKRYPT_ALLOWED_ORIGINS.
+// The module and the tokens come from another origin. It must list this one in BAKRYPT_ALLOWED_ORIGINS.
 
 const { proxy } = document.documentElement.dataset;
 const form = document.querySelector("form");
 const say = (text) => (document.querySelector("[role=status]").textContent = text);
 
-// Not a plain import: if that fails, the browser says why to nobody but the console.
+// Not a static import: if that failed, only the console would show the reason.
 const { BakryptSession } = await import(`${proxy}/bakrypt.js`).catch((error) => {
-  say(`No reply from ${proxy}: is it up, and does its BAKRYPT_ALLOWED_ORIGINS list ${location.origin}?`);
+  say(`No response from ${proxy}: is it running, and does its BAKRYPT_ALLOWED_ORIGINS list ${location.origin}?`);
   throw error;
 });
 

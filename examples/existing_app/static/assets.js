@@ -3,7 +3,7 @@ import { BakryptSession } from "/auth/bakrypt.js";
 const status = document.querySelector("#assets");
 const session = new BakryptSession({ base: "/auth" });
 
-// First the app forgets the user, then all tabs forget the token, and each loads what is there without one.
+// First sign out of the app, then remove the token from all tabs. Each tab then loads the page without it.
 document.querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {

@@ -1,4 +1,4 @@
-// The component has bakrypt's addresses built in. Where there is no account, its calls go to the sandbox instead.
+// The component has bakrypt's addresses built in. Without an account, send its calls to the sandbox instead.
 
 const { apiUrl } = document.querySelector("[data-api-url]").dataset;
 const send = window.fetch;

@@ -1,0 +1,1 @@
+"""The production server: `python -m bakrypt_proxy.server`."""

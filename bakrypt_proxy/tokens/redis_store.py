@@ -1,0 +1,205 @@
+"""One token for all processes, in Redis.
+
+One process at a time has the lease and asks bakrypt; the others wait for what it stores. While
+Redis cannot be used, each process goes on by itself.
+
+A renewal connects, uses the connection, and closes it: renewals are hours apart, and after a
+failover the name leads to another server.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from redis import Redis
+
+from ..errors import BakryptError
+from .cached import CachedToken, Clock, Clocks, Moment
+from .redis_connection import ROUND_TRIP, explain, redis_options
+from .redis_records import Found, Lease, Records, UnusableError
+from .sealing import derive_key
+from .shared import SHORTEST_FETCH, Fetch, Outcome, Renewal
+
+logger = logging.getLogger(__name__)
+
+_LEASE_MARGIN = 0.25  # seconds that a lease outlives the call that it covers
+_POLL = 0.05  # seconds between looks at what the owner of the lease has done
+_LAYOUT = 2  # of what is stored; processes of another version have keys of their own
+_PROBE = CachedToken(
+    {"access_token": "", "expires_in": 1, "token_type": "", "scope": ""}, 1, Moment(0, 0)
+)
+
+
+class RedisTokenStore:
+    """Shares the token of one account, at one upstream, among all who know its secret.
+
+    :param redis_url: the address of Redis 6.2 or later.
+    :param secret: what bakrypt exchanges for the account's tokens.
+    :param upstream: the origin of bakrypt.
+    :param timeout: of one call to bakrypt, in seconds. The lease of the process that asks bakrypt
+        is longer, and only its owner releases it.
+    :param clock: a monotonic clock, in seconds.
+    :param wall_clock: a clock that goes on while the machine sleeps, in seconds.
+    :param sleep: waits for so many seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 - all but the address are named
+        self,
+        redis_url: str,
+        *,
+        secret: str,
+        upstream: str,
+        timeout: float,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._redis_url = redis_url
+        self._options = redis_options(redis_url)
+        self._lease_seconds = timeout + _LEASE_MARGIN
+        self._clocks = Clocks(clock, wall_clock)
+        self._sleep = sleep
+        self._is_away = False
+        account = f"{_LAYOUT} {upstream}"
+        # Accounts and networks that share a Redis do not meet, and the name tells nothing of the
+        # secret. The braces put all keys into one slot of a cluster, as a transaction needs it.
+        name = f"bakrypt_proxy:{{{derive_key(secret, f'name {account}').hex()[:32]}}}"
+        create = partial(Records, secret, self._lease_seconds, self._clocks)
+        self._records = create(name, account)
+        self._probe = create(f"{name}:probe", f"{account} probe")
+
+    def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
+        """Return a token from Redis or by `fetch`; while Redis cannot be used, by `fetch` only."""
+        with self._connect() as redis:
+            try:
+                with self._redis_errors():
+                    found = self._find_or_lease(redis, renewal)
+            except UnusableError as error:
+                self._note_outage(error)
+                found = None
+            if isinstance(found, CachedToken):
+                self._note_return()
+                return found
+            if found is None:
+                return fetch(renewal.deadline - self._clocks.monotonic())
+            return self._fetch_and_publish(redis, found, renewal, fetch)
+
+    def problem(self) -> str | None:
+        """Return why Redis cannot be used right now, or None if all that a renewal does works."""
+        try:
+            with self._connect() as redis, self._redis_errors():
+                found = self._records.look(redis)
+                lease = Lease(self._probe.create_lease(found), found)
+                if self._probe.look(redis, lease.value).is_mine:
+                    self._probe.finish(redis, lease, _PROBE)
+        except UnusableError as error:
+            return str(error)
+        return None
+
+    def _connect(self) -> "Redis":
+        return Redis.from_url(self._redis_url, **self._options)
+
+    def _find_or_lease(self, redis: "Redis", renewal: Renewal) -> CachedToken | Lease | None:
+        """Return a token to use, or the lease to ask for one, or None if each asks for itself.
+
+        :raises BakryptError: the error that another process met just now.
+        """
+        give_up_at = renewal.deadline - SHORTEST_FETCH - ROUND_TRIP
+        lease = None
+        while True:
+            found = self._records.look(redis, lease)
+            chosen = _choose(found, renewal, self._clocks.now())
+            if found.is_mine and lease is not None:
+                if chosen is None and not found.is_unshared:
+                    return Lease(lease, found)
+                # Its last owner left an outcome between the two looks.
+                self._records.finish(redis, Lease(lease, found))
+            if isinstance(chosen, BakryptError):
+                raise chosen
+            if chosen is not None or found.is_unshared:
+                return chosen
+            if self._clocks.monotonic() >= give_up_at:
+                return None
+            lease = None if found.is_leased else self._records.create_lease(found)
+            if lease is None:
+                self._sleep(_POLL)
+
+    def _fetch_and_publish(
+        self, redis: "Redis", lease: Lease, renewal: Renewal, fetch: Fetch
+    ) -> Outcome:
+        end = min(renewal.deadline - ROUND_TRIP, lease.found.asked_at + self._lease_seconds)
+        try:
+            outcome = fetch(end - self._clocks.monotonic())
+        except BakryptError as error:
+            self._finish(redis, lease, error)
+            if token := _last_resort(lease.found.token, renewal, self._clocks.now()):
+                return token
+            raise
+        except BaseException:
+            self._finish(redis, lease)
+            raise
+        self._finish(redis, lease, outcome, is_forced=renewal.is_forced)
+        return outcome
+
+    def _finish(
+        self,
+        redis: "Redis",
+        lease: Lease,
+        outcome: Outcome | BakryptError | None = None,
+        *,
+        is_forced: bool = False,
+    ) -> None:
+        try:
+            with self._redis_errors():
+                self._records.finish(redis, lease, outcome, is_forced=is_forced)
+        except UnusableError as error:
+            self._note_outage(error)
+        else:
+            self._note_return()
+
+    @contextmanager
+    def _redis_errors(self) -> Iterator[None]:
+        """Make any error that Redis causes an `UnusableError`."""
+        try:
+            yield
+        except (BakryptError, MemoryError, UnusableError):
+            raise
+        except Exception as error:
+            # Not only RedisError: what is no Redis makes redis-py raise ValueError and others.
+            raise UnusableError(explain(error, self._redis_url)) from error
+
+    def _note_outage(self, error: UnusableError) -> None:
+        if not self._is_away:
+            logger.warning("Redis cannot be used, this process gets its own token: %s", error)
+        self._is_away = True
+
+    def _note_return(self) -> None:
+        if self._is_away:
+            logger.info("Redis is back, the token is shared again")
+        self._is_away = False
+
+
+def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | BakryptError | None:
+    """Return what another process has left for this renewal; None if there is nothing."""
+    token = found.token
+    if token is not None:
+        left = token.left(*now)
+        if token.access_token == renewal.stale:
+            # Renewed just now by another process: this report comes too soon.
+            is_good = found.was_forced and left > token.advisory
+        else:
+            is_good = left > token.mandatory and token.outlives(renewal.held)
+        if is_good:
+            return token
+    if found.error is None:
+        return None
+    return _last_resort(token, renewal, now) or found.error
+
+
+def _last_resort(token: CachedToken | None, renewal: Renewal, now: Moment) -> CachedToken | None:
+    """Return a token that should be renewed but still lives, to use in place of an error."""
+    if token is None or token.access_token == renewal.stale or token.left(*now) <= 0:
+        return None
+    return token

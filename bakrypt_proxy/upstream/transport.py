@@ -1,0 +1,128 @@
+"""Calls over kept connections: a pool, forks, and one retry where a kept connection was stale."""
+
+import os
+import time
+import weakref
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from .connection import Connection, NoResponseError, ProtocolError, Response
+from .dialer import Dialer, describe_failure
+from .masking import Masked
+
+_MAX_IDLE = 512  # connections; a server with more threads opens new ones for the rest
+
+
+class Request(NamedTuple):
+    """A POST. The body is ASCII, and no header holds a line break."""
+
+    path: str
+    headers: Masked[Mapping[str, str]]
+    body: Masked[str]
+
+
+class Transport:
+    """Sends requests to one origin, each within a deadline over the whole call."""
+
+    def __init__(self, url: str) -> None:
+        self._pool = ConnectionPool(Dialer(url))
+        self._start = (
+            f"Host: {urlsplit(url).netloc}\r\nUser-Agent: bakrypt_proxy\r\n"
+            # A token's response is short; compressed, it would not get shorter.
+            "Accept: application/json\r\nAccept-Encoding: identity\r\n"
+        )
+
+    def send(self, request: Request, *, timeout: float, limit: int) -> Response:
+        """Send a request, a second time if a kept connection ended before a byte came back.
+
+        :param timeout: in seconds, for all of it.
+        :param limit: the most bytes of body to read.
+        :raises UpstreamFailedError: if no response comes that can be read.
+        """
+        deadline = time.monotonic() + timeout
+        message = self._encode(request)
+        connection = self._pool.acquire(deadline)
+        try:
+            try:
+                return self._exchange(connection, message, deadline, limit)
+            except NoResponseError:
+                if not connection.is_kept:
+                    raise
+            return self._exchange(self._pool.dial(deadline), message, deadline, limit)
+        except (OSError, ProtocolError) as error:
+            raise describe_failure(
+                error, "bakrypt", "bakrypt's reply broke off or could not be read"
+            ) from error
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._pool.close()
+
+    def _exchange(
+        self, connection: Connection, message: Masked[bytes], deadline: float, limit: int
+    ) -> Response:
+        try:
+            return connection.exchange(message, deadline=deadline, limit=limit)
+        finally:
+            self._pool.release(connection)
+
+    def _encode(self, request: Request) -> Masked[bytes]:
+        lines = [f"{name}: {value}\r\n" for name, value in request.headers.reveal().items()]
+        body = request.body.reveal()
+        head = f"POST {request.path} HTTP/1.1\r\n{self._start}{''.join(lines)}"
+        return Masked(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+
+
+class ConnectionPool:
+    """Keeps connections that can take another request."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+        self._idle: list[Connection] = []
+        self._pid = os.getpid()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def acquire(self, deadline: float) -> Connection:
+        """Return a kept connection, or a new one.
+
+        :param deadline: in seconds of the monotonic clock.
+        :raises UpstreamFailedError: if no connection can be opened.
+        """
+        if self._pid != os.getpid():
+            self.close()  # after a fork, they belong to the parent
+            self._pid = os.getpid()
+        while (connection := _pop(self._idle)) is not None:
+            if connection.is_quiet():
+                return connection
+            connection.close()
+        return self.dial(deadline)
+
+    def dial(self, deadline: float) -> Connection:
+        """Return a new connection, as `acquire` does if it keeps none."""
+        return self._dialer.dial(deadline)
+
+    def release(self, connection: Connection) -> None:
+        """Keep a connection for a later call if it can take one, or close it."""
+        if connection.is_reusable and len(self._idle) < _MAX_IDLE:
+            connection.is_kept = True
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        _close_all(self._idle)
+
+
+def _close_all(idle: list[Connection]) -> None:
+    while (connection := _pop(idle)) is not None:
+        connection.close()
+
+
+def _pop(idle: list[Connection]) -> Connection | None:
+    """Return a kept connection, unless another thread was faster."""
+    try:
+        return idle.pop()
+    except IndexError:
+        return None

@@ -1,0 +1,141 @@
+"""Who may call: the check of the calling page's origin, and the app's `authorize`."""
+
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from flask import Request
+
+from ..errors import AccessDeniedError
+from ..settings import Settings
+
+Authorize = Callable[[], bool | None]
+
+
+class Access:
+    """Decides who may call the routes of one blueprint.
+
+    :param settings: the settings of the blueprint.
+    :param authorize: the app's function, called in each request without arguments; None if the
+        settings alone decide.
+    :raises TypeError: if `authorize` is not callable, or is async.
+    """
+
+    def __init__(self, settings: Settings, authorize: Authorize | None) -> None:
+        if authorize is not None and (not callable(authorize) or iscoroutinefunction(authorize)):
+            raise TypeError(
+                "authorize must be a function that returns true or false, and not an async one"
+            )
+        self._allowed_origins = settings.allowed_origins
+        self._public = settings.exchange_public
+        self._trusted_hosts = settings.trusted_hosts
+        self._authorize = authorize
+
+    def check_origin(self, request: Request) -> None:
+        """Refuse pages of other sites: Fetch Metadata first, then Origin.
+
+        This is what Go's `http.CrossOriginProtection` does. A POST without a body needs no
+        preflight, so CORS alone would not stop it. A request without either header does not come
+        from a browser.
+
+        :raises AccessDeniedError: if a page of another origin calls that is not listed.
+        """
+        environ = request.environ
+        site = environ.get("HTTP_SEC_FETCH_SITE")
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is None and site is None:
+            return
+        if origin != "null" and (
+            site in {"same-origin", "none"} or origin in self._allowed_origins
+        ):
+            return
+        if site is None and origin == f"{request.scheme}://{request.host}":
+            return
+        raise AccessDeniedError(
+            "a page of this origin may not call: list it in BAKRYPT_ALLOWED_ORIGINS",
+            detail=f"Origin {origin!r}, Sec-Fetch-Site {site!r}",
+        )
+
+    def check_exchange(self, request: Request) -> None:
+        """Refuse callers whom the app does not let in. If there is an `authorize`, it decides.
+
+        :raises AccessDeniedError: if the caller is not let in.
+        :raises TypeError: if `authorize` returns anything but true, false or None.
+        """
+        if self._authorize is not None:
+            if not _decide(self._authorize):
+                raise AccessDeniedError("you are not allowed to get an access token here")
+        elif not self._public:
+            raise AccessDeniedError(self.describe())
+        else:
+            self._check_host(request)
+
+    def _check_host(self, request: Request) -> None:
+        """Believe our own origin only under a known host name.
+
+        A page of another site whose name is pointed at this server (DNS rebinding) has our origin.
+        """
+        if not _is_own_page(request, self._allowed_origins):
+            return
+        for host in _hosts(request):
+            if not _is_address(host) and host not in {"localhost", *self._trusted_hosts}:
+                raise AccessDeniedError(
+                    "pages under this host name may not call: list it in BAKRYPT_TRUSTED_HOSTS",
+                    detail=f"Host {host!r}",
+                )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may exchange."""
+        return self._public or self._authorize is not None
+
+    def describe(self) -> str:
+        """Return a sentence that says who may exchange."""
+        if self._authorize is not None:
+            return "exchange is open to those whom authorize lets in"
+        if self._public:
+            return "exchange is open to everybody (BAKRYPT_EXCHANGE_PUBLIC)"
+        return (
+            "exchange is closed: pass authorize= to create_blueprint, "
+            "or set BAKRYPT_EXCHANGE_PUBLIC=true"
+        )
+
+
+def _decide(authorize: Authorize) -> bool:
+    """Call the app's function. A redirect, a generator or a mock is true in Python: no answer."""
+    answer = authorize()
+    if answer is None or isinstance(answer, bool):
+        return bool(answer)
+    raise TypeError(f"authorize must return true, false or None, not {type(answer).__name__}")
+
+
+def _is_own_page(request: Request, listed: frozenset[str]) -> bool:
+    """Return whether a browser sent a request that passed `check_origin` as our own page's."""
+    origin = request.environ.get("HTTP_ORIGIN")
+    is_browser = origin is not None or "HTTP_SEC_FETCH_SITE" in request.environ
+    return is_browser and origin not in listed
+
+
+def _hosts(request: Request) -> set[str]:
+    """Return the host names of a request, without ports: its own, and the one before `ProxyFix`.
+
+    If a proxy does not set X-Forwarded-Host, the page can choose it.
+    """
+    original = request.environ.get("werkzeug.proxy_fix.orig", {}).get("HTTP_HOST", request.host)
+    return {_name(request.host), _name(original)}
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets without an IPv6 address
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""`create_blueprint`: the two documented routes, the page's module and the OpenAPI document."""
+
+import json
+from functools import cache
+from importlib import resources
+
+from flask import Blueprint, Response, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from ..account import Account
+from ..cli import Finding, State, add_commands
+from ..errors import InvalidRequestError
+from ..settings import Settings
+from ..upstream.client import BakryptClient
+from .access import Authorize
+from .contract import View, add_route, endpoint_of, json_response, keep_contract
+from .parameters import keep_form, read_parameters
+from .registration import current_registration, register, registration_of
+
+_PACKAGE = "bakrypt_proxy"
+
+
+def create_blueprint(
+    *,
+    name: str = "bakrypt",
+    settings: Settings | None = None,
+    client: BakryptClient | None = None,
+    authorize: Authorize | None = None,
+) -> Blueprint:
+    """Return a new blueprint with the routes under `/auth` and the commands `flask <name> ...`.
+
+    Registering it raises `SettingsError` if the settings are wrong.
+
+    :param name: the blueprint's name, and that of its commands.
+    :param settings: the settings; by default those of `client`, or else they are read from
+        `app.config` and then from the environment when the blueprint is registered.
+    :param client: the client to use; by default a new one with the settings.
+    :param authorize: called without arguments in each request for an exchange. Returning true
+        lets the caller in.
+    :raises TypeError: on registration, if `authorize` is not callable, or is async.
+    """
+    blueprint = Blueprint(name, _PACKAGE, url_prefix="/auth")
+    keep_contract(blueprint)
+    for rule, (view, method) in _ROUTES.items():
+        add_route(blueprint, rule, view, method)
+
+    def set_up(state: BlueprintSetupState) -> None:
+        endpoints = [endpoint_of(state, view.__name__) for view, _ in _ROUTES.values()]
+        register(
+            state.app, blueprint, endpoints, settings=settings, client=client, authorize=authorize
+        )
+
+    blueprint.record(set_up)
+    # Before the app's own hooks, which may read the form.
+    blueprint.url_value_preprocessor(lambda _endpoint, _arguments: keep_form(request))
+
+    def find_account() -> tuple[Account, Finding]:
+        registration = registration_of(blueprint)
+        access = registration.access
+        state: State = "ok" if access.is_open else "off"
+        return registration.account, Finding("gate", state, access.describe())
+
+    add_commands(blueprint.cli, find_account)
+    return blueprint
+
+
+def exchange() -> Response:
+    """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
+    registration = current_registration()
+    registration.access.check_exchange(request)
+    parameters, account = read_parameters(request), registration.account
+    # Not kept in a variable: a crash reporter collects the local variables of each frame.
+    if registration.settings.share_token:
+        return json_response(account.shared_token.get_json(parameters.get("rejected_token")))
+    parameters.get("rejected_token")  # it is not used, but a wrong type is an error here, too
+    return json_response(json.dumps(account.client.exchange()))
+
+
+def token() -> Response:
+    """`POST /auth/token/`: a user's access token, by password or by refresh token."""
+    client = current_registration().account.client
+    parameters = read_parameters(request)
+    match parameters.get("grant_type"):
+        case None | "password":
+            access_token = client.password(
+                parameters.require("username"),
+                parameters.require("password"),
+                scope=parameters.get("scope"),
+            )
+        case "refresh_token":
+            access_token = client.refresh(
+                parameters.require("refresh_token"), scope=parameters.get("scope")
+            )
+        case _:
+            raise InvalidRequestError(
+                "use password or refresh_token", error="unsupported_grant_type"
+            )
+    return json_response(json.dumps(access_token))
+
+
+def openapi() -> Response:
+    """`GET /auth/openapi.json`: these routes, described for machines (OpenAPI 3.1)."""
+    document = json.loads(_read("web/openapi.json"))
+    # Not "./": paths are appended to it, and two slashes are a redirect.
+    path = request.path.rstrip("/").removesuffix("/openapi.json")
+    document["servers"][0]["url"] = request.script_root + path
+    return json_response(json.dumps(document))
+
+
+def script() -> Response:
+    """`GET /auth/bakrypt.js`: the module that keeps a page's token alive."""
+    response = Response(_read("browser/bakrypt.js"), mimetype="text/javascript")
+    # Not the tokens' no-store: a browser may keep it, and asks whether it has changed.
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+_ROUTES: dict[str, tuple[View, str]] = {
+    "/exchange/": (exchange, "POST"),
+    "/token/": (token, "POST"),
+    "/openapi.json": (openapi, "GET"),
+    "/bakrypt.js": (script, "GET"),
+}
+
+
+@cache
+def _read(path: str) -> bytes:
+    """Return the content of a file of this package, read once."""
+    return resources.files(_PACKAGE).joinpath(path).read_bytes()
+
+
+def is_password_attempt() -> bool:
+    """Return whether the current request sends a password to `token`, for the app's own limiter.
+
+    A body that cannot be read counts as an attempt.
+    """
+    try:
+        return read_parameters(request).get("grant_type") != "refresh_token"
+    except (InvalidRequestError, RequestEntityTooLarge):
+        return True

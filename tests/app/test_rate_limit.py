@@ -1,0 +1,218 @@
+"""Our app limits password attempts by client address."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from real_redis import RedisServer
+
+from app import create_app
+from bakrypt_proxy.sandbox import Sandbox
+
+WRONG = {"username": "alice", "password": "wrong"}
+
+
+def create(sandbox: Sandbox, **settings: object) -> Flask:
+    """Our app against the sandbox, with three attempts an hour."""
+    names = {f"BAKRYPT_{name.upper()}": value for name, value in settings.items()}
+    config = {
+        "BAKRYPT_NETWORK": "sandbox",
+        "BAKRYPT_URL": sandbox.url,
+        "BAKRYPT_RATE_LIMIT": "3 per hour",
+    }
+    return create_app(config | names)
+
+
+@pytest.fixture
+def client(sandbox: Sandbox) -> FlaskClient:
+    """A caller of that app."""
+    return create(sandbox).test_client()
+
+
+def attempt(client: FlaskClient, times: int, **arguments: Any) -> list[int]:
+    """Try a wrong password this many times and return the statuses."""
+    return [client.post("/auth/token/", data=WRONG, **arguments).status_code for _ in range(times)]
+
+
+def test_too_many_attempts(client: FlaskClient, sandbox: Sandbox) -> None:
+    """The 429 has an error body and `Retry-After`, and bakrypt gets no request."""
+    assert attempt(client, 3) == [400, 400, 400]
+    response = client.post("/auth/token/", data=WRONG)
+    assert response.status_code == 429
+    assert response.get_json()["error"] == "too_many_requests"
+    seconds = int(response.headers["Retry-After"])
+    assert 0 < seconds <= 3600
+    assert response.get_json()["error_description"] == (
+        f"Too many attempts. Try again in {seconds} seconds."
+    )
+    assert response.headers["Cache-Control"] == "no-store"
+    assert sandbox.calls == {"/auth/token/": 3}
+
+
+def test_a_correct_password_counts_too(client: FlaskClient) -> None:
+    """Otherwise an attacker could avoid the limit with their own account."""
+    right = {"username": "alice", "password": "alice-password"}
+    assert [client.post("/auth/token/", json=right).status_code for _ in range(4)] == [
+        200,
+        200,
+        200,
+        429,
+    ]
+
+
+def test_malformed_attempts_count_too(client: FlaskClient) -> None:
+    """Every request that is not a refresh is an attempt, whatever its content type."""
+    assert client.post("/auth/token/", data=b"x" * 70_000).status_code == 413
+    assert (
+        client.post("/auth/token/", data=b"{", content_type="application/json").status_code == 400
+    )
+    assert attempt(client, 2) == [400, 429]
+
+
+def test_refreshes_and_exchanges_do_not_count(client: FlaskClient) -> None:
+    """Nobody guesses a password by renewing a token."""
+    refresh = {"grant_type": "refresh_token", "refresh_token": "x"}
+    assert {client.post("/auth/token", json=refresh).status_code for _ in range(10)} == {400}
+    assert {client.post("/auth/exchange").status_code for _ in range(10)} == {200}
+    assert attempt(client, 1) == [400]
+
+
+def test_both_spellings_share_one_count(client: FlaskClient) -> None:
+    """The path without the slash has no count of its own."""
+    attempt(client, 3)
+    assert client.post("/auth/token", json=WRONG).status_code == 429
+
+
+def test_a_forged_address_does_not_help(client: FlaskClient) -> None:
+    """Without trusted proxies the app ignores `X-Forwarded-For`."""
+    statuses = [attempt(client, 1, headers={"X-Forwarded-For": f"10.0.0.{n}"})[0] for n in range(4)]
+    assert statuses == [400, 400, 400, 429]
+
+
+def test_addresses_are_counted_separately(client: FlaskClient) -> None:
+    """An attacker at one address locks nobody else out."""
+    attempt(client, 4)
+    assert attempt(client, 1, environ_base={"REMOTE_ADDR": "127.0.0.2"}) == [400]
+
+
+def test_behind_a_proxy(sandbox: Sandbox) -> None:
+    """The address from the trusted proxy counts; what the caller wrote does not."""
+    client = create(sandbox, trusted_proxies=1).test_client()
+    forged = [
+        attempt(client, 1, headers={"X-Forwarded-For": f"10.0.0.{n}, 192.0.2.1"})[0]
+        for n in range(4)
+    ]
+    assert forged == [400, 400, 400, 429]
+    assert attempt(client, 1, headers={"X-Forwarded-For": "192.0.2.2"}) == [400]
+
+
+def test_an_ipv6_network_is_one_client(client: FlaskClient) -> None:
+    """One caller owns a whole IPv6 network; a mapped IPv4 address counts as IPv4."""
+    statuses = [
+        attempt(client, 1, environ_base={"REMOTE_ADDR": f"2001:db8::{n}"})[0] for n in range(4)
+    ]
+    assert statuses == [400, 400, 400, 429]
+    assert attempt(client, 1, environ_base={"REMOTE_ADDR": "2001:db8:0:1::1"}) == [400]
+    mapped = [
+        attempt(client, 1, environ_base={"REMOTE_ADDR": f"::ffff:192.0.2.{n}"})[0] for n in range(4)
+    ]
+    assert mapped == [400] * 4
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ("203.0.113.7:51234", "203.0.113.7:51235", "203.0.113.8:51234"),
+        ("203.0.113.7:51234", "203.0.113.7", "203.0.113.8"),
+        ("[2001:db8::7]:443", "[2001:db8::8]:444", "[2001:db8:1::7]:443"),
+        ("[2001:db8::7]", "2001:db8::9", "2001:db8:1::7"),
+        ("unknown", "unknown", "203.0.113.7"),
+        ("_hidden", "_hidden", "_other"),
+        ("203.0.113.7:", "203.0.113.7", "203.0.113.8"),
+        ("a:b:c", "a:b:c", "a:b:d"),
+        ("[", "[", "]"),
+    ],
+)
+def test_what_proxies_write_for_an_address(
+    sandbox: Sandbox, one: str, same: str, other: str
+) -> None:
+    """Counted by the address without its port, or by the text as it is; never a 500."""
+    client = create(sandbox, trusted_proxies=1).test_client()
+    assert attempt(client, 2, headers={"X-Forwarded-For": one}) == [400, 400]
+    assert attempt(client, 2, headers={"X-Forwarded-For": same}) == [400, 429]
+    assert attempt(client, 1, headers={"X-Forwarded-For": other}) == [400]
+
+
+@pytest.mark.parametrize("address", ["", None, "unix:", "/run/app.sock"])
+def test_a_unix_socket_has_no_address(client: FlaskClient, address: str | None) -> None:
+    """All of its callers are counted together, and none gets a 500."""
+    environ = {"REMOTE_ADDR": address}
+    assert attempt(client, 4, environ_overrides=environ) == [400, 400, 400, 429]
+
+
+def test_port_and_prefix_of_a_proxy_are_ignored(sandbox: Sandbox) -> None:
+    """A proxy may forward the caller's own `X-Forwarded-Port` and `-Prefix`."""
+    client = create(sandbox, trusted_proxies=1).test_client()
+    forged = {
+        "X-Forwarded-Port": "6666",
+        "X-Forwarded-Prefix": "//evil.example",
+        "X-Forwarded-Host": "shop.example.com",
+    }
+    page = client.get("/", headers=forged).text
+    assert "evil.example" not in page
+    assert "6666" not in page
+
+
+def test_behind_a_proxy_our_own_origin_is_known(sandbox: Sandbox) -> None:
+    """Our own origin has the scheme and host that the proxy reports."""
+    client = create(sandbox, trusted_proxies=1, trusted_hosts="shop.example.com").test_client()
+    seen = {
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "shop.example.com",
+        "Origin": "https://shop.example.com",
+    }
+    assert client.post("/auth/exchange/", headers=seen).status_code == 200
+    assert create(sandbox).test_client().post("/auth/exchange/", headers=seen).status_code == 403
+
+
+def test_cors_on_429(sandbox: Sandbox) -> None:
+    """A page can read the error and the time to wait."""
+    origin = {"Origin": "https://shop.example.com"}
+    client = create(sandbox, allowed_origins=origin["Origin"]).test_client()
+    attempt(client, 3)
+    response = client.post("/auth/token/", data=WRONG, headers=origin)
+    assert response.status_code == 429
+    assert response.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+    assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test."""
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_counted_in_redis(sandbox: Sandbox, redis_server: RedisServer) -> None:
+    """Processes count together; if Redis fails, each counts by itself and no request fails."""
+    clients = [create(sandbox, redis_url=redis_server.url).test_client() for _ in range(2)]
+    assert [attempt(clients[n % 2], 1)[0] for n in range(4)] == [400, 400, 400, 429]
+    redis_server.freeze()
+    started = time.monotonic()
+    assert attempt(clients[0], 1) == [400]
+    assert time.monotonic() - started < 2
+    redis_server.kill()
+    assert attempt(clients[0], 2) == [400, 400]
+    assert attempt(clients[0], 1) == [429]
+
+
+def test_redis_by_a_unix_socket(sandbox: Sandbox) -> None:
+    """The limiter accepts a socket path and works without a Redis behind it."""
+    client = create(sandbox, redis_url="unix:///nowhere/redis.sock").test_client()
+    assert attempt(client, 4) == [400, 400, 400, 429]
