@@ -93,9 +93,9 @@ class Server:
         return time.monotonic() - start
 
 
-def fetch(request: Request) -> str:
+def fetch(request: Request, timeout: float = 10) -> str:
     """Return the body of a response."""
-    with urlopen(request, timeout=10) as response:
+    with urlopen(request, timeout=timeout) as response:
         body: bytes = response.read()
         return body.decode()
 
