@@ -1,6 +1,5 @@
 """A granian server whose workers share memory and keep our settings out of the requests."""
 
-import gc
 import importlib
 import logging
 import multiprocessing
@@ -47,8 +46,6 @@ class Server(Granian):  # type: ignore[misc,valid-type] # a variable: it depends
         is_path = "/" in module or module.endswith(".py")
         if not (self.reload_on_changes or self.env_files or is_path):
             _import(module, self.working_dir or Path.cwd())
-        gc.collect()
-        gc.freeze()  # otherwise a collection in a worker writes to the shared pages and copies them
         Pinning().install(self.workers)
         starting.install()
 
