@@ -1,12 +1,15 @@
 """Fixtures: a sandbox, an app that uses it, and real sockets for both."""
 
 import os
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from flask import Flask
 from flask.testing import FlaskClient
 from misbehaving import Upstream
@@ -68,6 +71,44 @@ def upstream() -> Iterator[Upstream]:
     """An upstream that behaves as a test tells it to."""
     with Upstream() as upstream:
         yield upstream
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority of our own."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file with our authority's certificate, which the environment names."""
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    return bundle
+
+
+def tls_server(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    """TLS for a server of these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def tls_upstream(authority: trustme.CA, trusted: Path) -> Iterator[Upstream]:
+    """An upstream over TLS, whose authority the environment names."""
+    with Upstream(tls=tls_server(authority, "127.0.0.1")) as upstream:
+        yield upstream
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def any_upstream(request: pytest.FixtureRequest) -> Upstream:
+    """An upstream over TCP, then one over TLS."""
+    name = "upstream" if request.param == "tcp" else "tls_upstream"
+    found = request.getfixturevalue(name)
+    assert isinstance(found, Upstream)
+    return found
 
 
 def create_app(config: Mapping[str, object], **arguments: Any) -> Flask:

@@ -91,6 +91,8 @@ class Upstream:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            # What is sent is there at once: a test may wait for it.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection, len(self._open)))
             self._threads.append(thread)
@@ -142,6 +144,52 @@ def replying(status: int, body: object, *headers: str) -> Behaviour:
     return lambda upstream, connection, _: connection.sendall(
         head(status, len(content), kind, *headers) + content
     )
+
+
+def token_for(received: Received) -> dict[str, object]:
+    """A token that names its caller, so that another caller's is recognised."""
+    return TOKEN_REPLY | {"access_token": f"token-of-{received.form['username'][0]}"}
+
+
+def reply_to_each(upstream: "Upstream", connection: socket.socket, received: Received) -> None:
+    """Give each caller a token of its own."""
+    replying(200, token_for(received))(upstream, connection, received)
+
+
+def sending(*parts: bytes | float, close: bool = False) -> Behaviour:
+    """Send bytes as they are. A number is a pause in seconds."""
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        for part in parts:
+            if isinstance(part, bytes):
+                connection.sendall(part)
+            else:
+                upstream.stopped.wait(part)
+        if close:
+            close_cleanly(connection)
+
+    return behave
+
+
+def endlessly(start: bytes, again: bytes, *, pause: float = 0) -> Behaviour:
+    """Send the start, and then something again and again."""
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.sendall(start)
+        while not upstream.stopped.wait(pause):
+            connection.sendall(again)
+
+    return behave
+
+
+def close_cleanly(connection: socket.socket) -> None:
+    """End a connection, over TLS with the alert that says so."""
+    if isinstance(connection, ssl.SSLSocket):
+        connection.settimeout(1)
+        with contextlib.suppress(OSError):
+            connection.unwrap()
+    _end(connection)
+    raise ConnectionError("closed")
 
 
 def hang(upstream: Upstream, connection: socket.socket, received: Received) -> None:

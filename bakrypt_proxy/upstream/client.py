@@ -1,46 +1,47 @@
-"""BakryptClient: the documented calls to bakrypt, without Flask. All of them go through one funnel, `_post`."""
+"""BakryptClient: the documented calls to bakrypt, without Flask.
 
-import os
-import ssl
-from collections.abc import Iterator, Mapping
+All of them go through one method, `_fetch`.
+"""
+
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 import requests
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
-from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from ..errors import InvalidRequestError, SettingsError, UpstreamFailedError
+from ..errors import InvalidRequestError, SettingsError
 from ..settings import Settings
 from ..telemetry.calls import UpstreamCall, observed
 from ..types import AccessToken
-from .responses import EXCHANGE, MAX_BODY, TOKEN, Endpoint, Reply, read_reply, retry_after_seconds
-from .transport import Post, open_session, send
+from .given_session import GivenSession
+from .masking import Masked
+from .responses import EXCHANGE, MAX_BODY, PASSWORD, REFRESH, Grant, read_response
+from .transport import Request, Transport
 
 _NOT_CONFIGURED = "this server's credentials are not configured: set "
-_TIMEOUTS = (TimeoutError, requests.Timeout, Urllib3TimeoutError)
-_TLS_FAILURES = (ssl.SSLError, SSLError)
+_FORM_HEADERS = Masked({"Content-Type": "application/x-www-form-urlencoded"})
 
 
 class BakryptClient:
-    """Gets access tokens from bakrypt. One client serves any number of threads, and forked processes too.
+    """Gets access tokens from bakrypt, for any number of threads, and in forked processes too.
 
-    Each call returns an `AccessToken` or raises a `BakryptError` (the tree stands in `errors.py`): `SettingsError` if
-    the credentials it needs are not set, `UpstreamRefusedError` if bakrypt refuses what was passed in,
-    `CredentialsRefusedError` if it refuses the settings' credentials, `UpstreamFailedError` if there is no usable reply
-    within `settings.timeout` seconds.
+    Each call returns an `AccessToken` or raises a `BakryptError` (`errors.py` has the tree):
+    `SettingsError` if the credentials that it needs are not set, `UpstreamRefusedError` if bakrypt
+    refuses what was passed in, `CredentialsRefusedError` if it refuses the settings' credentials,
+    `UpstreamFailedError` if there is no usable response within `settings.timeout` seconds.
 
-    A `session` of your own is used with its headers, adapters, certificates and proxies, and `close` leaves it open;
-    the deadline over the whole call and the retry of a stale connection are those of the client's own session.
+    :param settings: the settings.
+    :param session: a session of your own to use instead of the client's connections, with its
+        headers, adapters, certificates and proxies. `close` leaves it open. Its timeouts are those
+        of requests: `settings.timeout` counts for connecting and for each read.
     """
 
     def __init__(self, settings: Settings, *, session: requests.Session | None = None) -> None:
         self.settings = settings
-        self._given_session = session
-        self._own_session: requests.Session | None = None
-        self._pid = 0
-        self._credentials = _credentials_form(settings)
+        self._transport: Transport | GivenSession | None = None
+        if session is not None:
+            self._transport = GivenSession(session, settings.url)
+        self._credentials = Masked(_encode_credentials(settings))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings.url})"
@@ -57,125 +58,101 @@ class BakryptClient:
         self.close()
 
     def close(self) -> None:
-        """Close the kept-alive connections. The client may be used again, and opens new ones then."""
-        session, self._own_session = self._own_session, None
-        if session is not None:
-            session.close()
+        """Close the kept connections. The client can be used again, and opens new ones then."""
+        if self._transport is not None:
+            self._transport.close()
 
     def exchange(self, *, timeout: float | None = None, shared: bool = False) -> AccessToken:
-        """Exchange the secret `BAKRYPT_TOKEN` for an access token ("Token Authentication" in the documentation).
+        """Exchange the secret `BAKRYPT_TOKEN` for an access token.
 
-        `timeout`, in seconds, takes the place of the settings' one; `shared` is for the log: for many callers.
+        The documentation calls this "Token Authentication".
+
+        :param timeout: in seconds, instead of `settings.timeout`.
+        :param shared: for the log: the token is for many callers.
+        :raises BakryptError: as the class says.
         """
-        token = self.settings.token
-        if token is None:
+        if self.settings.token is None:
             raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
-        headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
-        return self._post(EXCHANGE, headers, "", secret=token, timeout=timeout, shared=shared)
+        headers = Masked(
+            {
+                "Authorization": f"Token {self.settings.token}",
+                "Content-Type": "application/json",
+            }
+        )
+        request = Request(EXCHANGE.path, headers, Masked(""))
+        secret = Masked(self.settings.token)
+        return self._fetch(EXCHANGE, request, secret, timeout=timeout, shared=shared)
 
     def password(self, username: str, password: str) -> AccessToken:
-        """Get an access token for a user of bakrypt (RFC 6749 section 4.3; RFC 9700 section 2.4 advises against it)."""
-        return self._grant({"username": username, "password": password, "grant_type": "password"})
+        """Get an access token for a user of bakrypt (RFC 6749 section 4.3).
+
+        RFC 9700 section 2.4 advises against this grant.
+
+        :raises BakryptError: as the class says.
+        :raises InvalidRequestError: if a parameter is not valid Unicode text.
+        """
+        parameters = Masked({"username": username, "password": password})
+        del username, password  # a crash reporter collects the local variables of each frame
+        return self._fetch_by_form(PASSWORD, parameters)
 
     def refresh(self, refresh_token: str) -> AccessToken:
-        """Trade a refresh token for a new access token (RFC 6749 section 6); the old pair is dead afterwards."""
-        return self._grant({"refresh_token": refresh_token, "grant_type": "refresh_token"})
+        """Trade a refresh token for a new access token (RFC 6749 section 6).
 
-    def _grant(self, form: Mapping[str, str]) -> AccessToken:
-        if self.settings.client_secret is None or self._credentials is None:
+        The old refresh token and its access token are dead afterwards.
+
+        :raises BakryptError: as the class says.
+        :raises InvalidRequestError: if the refresh token is not valid Unicode text.
+        """
+        parameters = Masked({"refresh_token": refresh_token})
+        del refresh_token
+        return self._fetch_by_form(REFRESH, parameters)
+
+    def _fetch_by_form(self, grant: Grant, parameters: Masked[dict[str, str]]) -> AccessToken:
+        if self.settings.client_secret is None or self.settings.client_id is None:
             raise SettingsError(
                 _NOT_CONFIGURED + "BAKRYPT_CLIENT_ID, and BAKRYPT_CLIENT_SECRET or its _FILE"
             )
-        for name, value in form.items():
-            _check_text(name, value)
-        body = "&".join(
-            [self._credentials, *[f"{name}={quote_plus(value)}" for name, value in form.items()]]
-        )
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self._post(TOKEN, headers, body, secret=self.settings.client_secret)
+        for name in parameters.reveal():
+            if not _is_text(parameters, name):
+                # Nothing is chained: Python's own error would hold the value.
+                raise InvalidRequestError(f"{name} is not valid Unicode text") from None
+        form = urlencode({**parameters.reveal(), "grant_type": grant.grant_type})
+        body = Masked(f"{self._credentials.reveal()}&{form}")
+        del form
+        request = Request(grant.path, _FORM_HEADERS, body)
+        return self._fetch(grant, request, Masked(self.settings.client_secret))
 
-    def _post(  # noqa: PLR0913 - most are named
+    def _fetch(
         self,
-        endpoint: Endpoint,
-        headers: Mapping[str, str],
-        body: str,
+        grant: Grant,
+        request: Request,
+        secret: Masked[str],
         *,
-        secret: str,
         timeout: float | None = None,
         shared: bool = False,
     ) -> AccessToken:
-        post = Post(self.settings.url + endpoint.path, headers, body)
-        with observed(UpstreamCall(endpoint.name, self.settings.network, shared)) as call:
-            reply = self._send(post, self.settings.timeout if timeout is None else timeout)
-            call.status = reply.status
-            return read_reply(endpoint, reply, secret)
+        if timeout is None:
+            timeout = self.settings.timeout
+        with observed(UpstreamCall(grant.endpoint, self.settings.network, shared)) as call:
+            response = self._open_transport().send(request, timeout=timeout, limit=MAX_BODY)
+            call.status = response.status
+            return read_response(grant, response, secret)
 
-    def _send(self, post: Post, timeout: float) -> Reply:
-        try:
-            answer = send(self._session(), post, timeout=timeout, limit=MAX_BODY + 1)
-        except (
-            OSError,
-            HTTPError,
-            ValueError,
-        ) as error:  # requests' errors are OSErrors; http.client has ValueErrors
-            raise _no_answer(error) from error
-        retry_after = answer.headers.get("retry-after")
-        return Reply(
-            answer.status,
-            answer.body,
-            None if retry_after_seconds(retry_after) is None else retry_after,
-        )
-
-    def _session(self) -> requests.Session:
-        if self._given_session is not None:
-            return self._given_session
-        session = self._own_session
-        if session is None or self._pid != os.getpid():
-            # After a fork the old session's sockets belong to the parent.
-            session = open_session(self.settings.url)
-            self._own_session, self._pid = session, os.getpid()
-        return session
+    def _open_transport(self) -> Transport | GivenSession:
+        if self._transport is None:
+            self._transport = Transport(self.settings.url)
+        return self._transport
 
 
-def _credentials_form(settings: Settings) -> str | None:
-    """Return what each grant begins with: encoding it anew would be a twentieth of a call's cost."""
-    if settings.client_id is None or settings.client_secret is None:
-        return None
+def _encode_credentials(settings: Settings) -> str:
+    """Return what each form begins with. To encode it each time would cost 5 % of a call."""
     return urlencode({"client_id": settings.client_id, "client_secret": settings.client_secret})
 
 
-def _check_text(name: str, value: str) -> None:
-    """Refuse half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+def _is_text(parameters: Masked[dict[str, str]], name: str) -> bool:
+    """Return False for half a surrogate pair, which JSON can carry and UTF-8 cannot."""
     try:
-        value.encode()
+        parameters.reveal()[name].encode()
     except UnicodeEncodeError:
-        # Not `from error`: it carries the value, which may be a password.
-        raise InvalidRequestError(f"{name} is not valid Unicode text") from None
-
-
-def _no_answer(error: OSError | HTTPError | ValueError) -> UpstreamFailedError:
-    """Name the kind of failure; the detail quotes the operating system alone, for requests may quote a header."""
-    chain = list(_causes(error))
-    if any(isinstance(cause, _TLS_FAILURES) for cause in chain):
-        description = "no secure connection to bakrypt"
-    elif any(
-        isinstance(cause, NewConnectionError) for cause in chain
-    ):  # before timeouts: urllib3 counts it as one
-        description = "bakrypt could not be reached"
-    elif any(isinstance(cause, _TIMEOUTS) for cause in chain):
-        description = "bakrypt did not answer in time"
-    else:
-        description = "bakrypt's reply broke off or could not be read"
-    root = chain[-1]
-    quote = (
-        f": {root}"
-        if isinstance(root, OSError) and not isinstance(root, requests.RequestException)
-        else ""
-    )
-    return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+        return False
+    return True

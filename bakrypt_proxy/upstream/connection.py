@@ -1,268 +1,268 @@
-"""One connection to bakrypt: a deadline over each call, and a lean way to ask over a connection that is open already.
+"""One exchange of bytes over an open connection: a deadline, a strict parser, nothing left behind.
 
-http.client and urllib3 connect, and read whatever a server may send. The lean way is for what nearly every reply is: a
-head in one piece, then a body of the length that it states. Through http.client, such a call takes twice as long.
+httptools, the parser of Node.js, reads every response. What it accepts and RFC 9112 does not is
+refused here. The deadline is checked before each read and each write.
 """
 
-import http.client
-import io
-import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-)
-from urllib3.response import HTTPResponse
-from urllib3.util import wait_for_read, wait_for_write
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-SHORTEST = 0.001  # seconds; urllib3 takes no timeout of zero
-_USUAL_HEAD = re.compile(
-    rb"HTTP/1\.1 (?!204)([245]\d\d) [^\r\n]*\r\n((?:[\w-]+:[^\r\n\0]*\r\n)+)\r\n"
-)
-_USUAL_LENGTH = re.compile(r"\d{1,9}", re.ASCII)
-_UNUSUAL = {"transfer-encoding", "content-encoding"}
+from .masking import Masked
+
+_READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
+_MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
+_START = b"HTTP/1."
+_LENGTHS = {"content-length", "transfer-encoding"}
+_SWITCHING_PROTOCOLS = 101
+_ZLIB_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+_ENDED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-class NoAnswerError(ConnectionResetError):
-    """The connection ended before a single byte of the reply."""
+class ProtocolError(Exception):
+    """The response breaks HTTP/1.1, or ended too early."""
 
 
-class StaleConnectionError(NoAnswerError):
-    """A kept-alive connection ended before a single byte of the reply: upstream had closed it while it was idle."""
+class NoResponseError(ConnectionError):
+    """The connection ended before a single byte of the response."""
 
 
-class Answer(NamedTuple):
-    """What came back. `headers` knows its names in lower case; `body` has at most as many bytes as were asked for."""
+class Response(NamedTuple):
+    """A final response. Header names are in lower case; the body is decoded.
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class _DeadlineReader(io.RawIOBase):
-    """The reading end of a socket that does not block. It gives up at `end`, in seconds of the monotonic clock.
-
-    A socket's own timeout would begin anew with each byte.
+    Only the first bytes of a body beyond the limit are there, so that it is longer than the limit.
     """
 
-    def __init__(self, sock: socket.socket, end: float) -> None:
-        sock.settimeout(0)
+    status: int
+    headers: Masked[Mapping[str, str]]
+    body: Masked[bytes]
+
+
+class Connection:
+    """An open connection, which takes one request at a time.
+
+    After an exchange, `is_reusable` says whether another request may follow. `is_kept` is set by
+    whoever keeps the connection for a later call.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # Not the socket itself: the stream keeps it open when the connection is closed before the body was read.
-        self._stream = cast("io.RawIOBase", sock.makefile("rb", buffering=0))
-        self._end = end
-        self.received = 0  # bytes
+        self.is_reusable = False
+        self.is_kept = False
 
-    def readable(self) -> bool:
-        return True
+    def is_quiet(self) -> bool:
+        """Return whether nothing was received since the last response, not even an end.
 
-    def readinto(self, buffer: Any) -> int:  # a Buffer, which typing names only from Python 3.12 on
+        The read sees what waits in the socket and what TLS has decrypted already.
+        """
+        self._sock.settimeout(0)
         try:
-            count = self._receive(buffer)
-        except ConnectionError as error:
-            if self.received:
-                raise
-            raise NoAnswerError(*error.args) from error
-        if not count and not self.received:
-            raise NoAnswerError("upstream closed the connection")
-        self.received += count
-        return count
+            self._sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
 
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+    def exchange(
+        self, request: Masked[bytes], *, deadline: float, limit: int, head_only: bool = False
+    ) -> Response:
+        """Send a whole request and return the final response to it.
 
-    def _receive(self, buffer: Any) -> int:
-        count = None
-        if not self.received:
-            wait_until(self._end, wait_for_read, self._sock)
-        while count is None:
-            try:
-                count = self._stream.readinto(buffer)
-            except ssl.SSLWantReadError:
-                count = None
-            if count is None:
-                wait_until(self._end, wait_for_read, self._sock)
-        return count
-
-
-def wait_until(end: float, wait: Callable[..., bool], sock: socket.socket) -> None:
-    """Wait for a socket to be ready."""
-    left = end - time.monotonic()
-    if left <= 0 or not wait(sock, left):
-        raise TimeoutError("the deadline has passed")
-
-
-class _Source(NamedTuple):
-    """What http.client's reply takes for a socket."""
-
-    reader: "io.BufferedReader[Any]"
-
-    def makefile(self, _: str) -> "io.BufferedReader[Any]":
-        """Return the reading end."""
-        return self.reader
-
-
-class _DeadlineResponse(http.client.HTTPResponse):
-    """http.client's reply, read until the socket's timeout is over, which urllib3 has set to what is left."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        end = time.monotonic() + (sock.gettimeout() or 0)
-        source = _Source(io.BufferedReader(_DeadlineReader(sock, end)))
-        super().__init__(cast("socket.socket", source), *args, **kwargs)
-
-
-class UpstreamConnection(HTTPConnection):
-    """A connection that knows whether it has served a call before, and keeps to a deadline."""
-
-    response_class = _DeadlineResponse
-    _has_answered = False
-
-    def connect(self) -> None:
-        """Connect, as urllib3 does."""
-        self._has_answered = False
-        super().connect()
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3 itself overrides it
-        """Return the reply to what was sent by urllib3."""
-        try:
-            response = super().getresponse()
-        except NoAnswerError as error:
-            if self._has_answered:
-                raise StaleConnectionError(*error.args) from error
-            raise
-        if response.status < 200:
-            # The real reply is still to come, and would be taken for the reply to the next call.
-            self.close()
-        self._has_answered = True
+        :param deadline: in seconds of the monotonic clock.
+        :param limit: the most bytes of body to read, before and after decoding.
+        :param head_only: for the response to CONNECT, which has no body (RFC 9110 section 9.3.6).
+        :raises TimeoutError: when the deadline has passed.
+        :raises NoResponseError: if the connection ended before a byte of the response.
+        :raises ProtocolError: if the response cannot be read.
+        :raises OSError: for anything else that the operating system or TLS reports.
+        """
+        self.is_reusable = False
+        is_sent = self._send(request, deadline)
+        reader = _ResponseReader(limit, head_only=head_only)
+        self._receive(reader, deadline)
+        response = reader.response()
+        self.is_reusable = is_sent and reader.is_reusable
         return response
 
-    def ask(self, message: bytes, *, end: float, limit: int) -> Answer:
-        """Send a whole request over this connection, which is open, and return the reply, of `limit` bytes at most.
+    def _send(self, request: Masked[bytes], deadline: float) -> bool:
+        """Return False if upstream stopped reading: its response may be there nevertheless."""
+        sent, size = 0, len(request.reveal())
+        failure: OSError | None = None
+        while sent < size and failure is None:
+            self._sock.settimeout(time_left(deadline))
+            try:
+                sent += self._sock.send(request.reveal()[sent:])
+            except OSError as error:
+                # Not with its traceback: the frames of the ssl module hold the request.
+                failure = error.with_traceback(None)
+        if failure is not None and not isinstance(failure, _ENDED):
+            raise failure
+        return failure is None
 
-        `end` is the deadline, in seconds of the monotonic clock. After anything but a complete reply, the connection is
-        closed.
+    def _receive(self, reader: "_ResponseReader", deadline: float) -> None:
+        while not reader.is_done:
+            self._sock.settimeout(time_left(deadline))
+            try:
+                # Not kept in a variable: it may be a token.
+                reader.feed(self._sock.recv(_READ_SIZE))
+            except _ENDED as error:
+                if reader.received == 0:
+                    raise NoResponseError(*error.args) from error
+                raise ProtocolError("the response broke off") from error
+        if reader.received == 0:
+            raise NoResponseError("the connection was closed")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.is_reusable = False
+        self._sock.close()
+
+
+def time_left(deadline: float) -> float:
+    """Return the seconds until a deadline, or raise `TimeoutError` if it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the deadline has passed")
+    return left
+
+
+class _ResponseReader:
+    """Reads one response, after any interim ones (RFC 9110 section 15.2).
+
+    Faults are noted and raised at the end: no frame that raises holds bytes of the response.
+    """
+
+    def __init__(self, limit: int, *, head_only: bool) -> None:
+        self._parser = HttpResponseParser(self)
+        self._limit = limit
+        self._head_only = head_only
+        self._start = b""
+        self._status = 0  # until the head is complete
+        self._headers = Masked[dict[str, str]]({})
+        self._body = Masked[list[bytes]]([])
+        self._size = 0  # bytes of body
+        self._fault = ""
+        self._ends_with_connection = False
+        self.received = 0  # bytes
+        self.is_complete = False
+        self.is_reusable = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more needs to be read."""
+        return self.is_complete or bool(self._fault) or self._size > self._limit
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. No bytes mean that the connection ended."""
+        self.received += len(data)
+        self._start += data[: len(_START) - len(self._start)]
+        if not _START.startswith(self._start):
+            self._fault = "not HTTP/1"
+        if self.received > self._limit + _MAX_FRAMING:
+            self._fault = "too much of headers, chunk sizes or trailers"
+        if not data:
+            self._end()
+        # The last byte by itself: a response that is complete before it has something behind it.
+        for part in (data[:-1], data[-1:]):
+            if self.is_complete:
+                self.is_reusable = False
+            elif part and not self._fault:
+                self._parse(part)
+
+    def response(self) -> Response:
+        """Return the response.
+
+        :raises ProtocolError: if there is none that can be used.
         """
-        is_reusable = False
+        del self._parser  # it refers to this object: without it, both are freed at once
+        coding = self._headers.reveal().get("content-encoding", "identity").lower()
+        body: Masked[bytes] | None = Masked(b"".join(self._body.reveal()))
+        if body is not None and self._size <= self._limit and not self._fault:
+            body = _decode(body, coding, self._limit)
+        if body is None:
+            self._fault = "an unknown or broken Content-Encoding"
+        if self._fault or body is None:
+            raise ProtocolError(self._fault)
+        return Response(self._status, self._headers, body)
+
+    def on_message_begin(self) -> None:
+        """Stop at a second response in the same bytes."""
+        if self.is_complete:
+            raise HttpParserError("another response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. A trailer is ignored: it must not replace a header."""
+        if self._status:
+            return
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        headers = self._headers.reveal()
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        """Check what the parser lets through (RFC 9112 sections 2.3, 6.1 and 6.3)."""
+        headers, version = self._headers.reveal(), self._parser.get_http_version()
+        coding = headers.get("transfer-encoding", "chunked").lower()
+        self._status = self._parser.get_status_code()
+        self._ends_with_connection = headers.keys().isdisjoint(_LENGTHS)
+        if version not in {"1.0", "1.1"} or self._status < 100:
+            self._fault = "not HTTP/1"
+        if self._status == _SWITCHING_PROTOCOLS:
+            self._fault = "an upgrade that nobody asked for"
+        if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
+            self._fault = "an unknown Transfer-Encoding"
+        self.is_complete = self.is_reusable = self._head_only and self._status >= 200
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._size += len(body)
+        self._body.reveal().append(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response. After an interim one, the final one is still to come."""
+        if self.is_complete:
+            return  # the head was enough
+        if self._status < 200:
+            self._status = 0
+            self._headers.reveal().clear()
+            return
+        self.is_complete = True
+        # Only here does the parser know.
+        self.is_reusable = self._parser.should_keep_alive()
+
+    def _parse(self, part: bytes) -> None:
         try:
-            raw = _DeadlineReader(self.sock, end)
-            self._send_by(end, message)
-            answer, is_reusable = _read_answer(raw, limit)
-        except NoAnswerError as error:
-            raise StaleConnectionError(*error.args) from error
-        except http.client.HTTPException as error:
-            raise ProtocolError("the reply could not be read") from error
-        finally:
-            if not is_reusable:
-                self.close()
-        return answer
+            self._parser.feed_data(part)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self.is_reusable = False
+            if not self.is_complete:
+                self._fault = self._fault or str(error)
 
-    def _send_by(self, end: float, message: bytes) -> None:
-        sock, left = self.sock, memoryview(message)
-        while left:
-            try:
-                left = left[sock.send(left) :]
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                wait_until(end, wait_for_write, sock)
-            except ssl.SSLWantReadError:
-                wait_until(end, wait_for_read, sock)
-            except ConnectionError as error:
-                raise NoAnswerError(*error.args) from error
-
-    def _new_conn(self) -> socket.socket:
-        """Connect within `timeout`, look-up included: urllib3 would grant it to each of the addresses anew."""
-        host, timeout = self._dns_host, self.timeout or 0
-        end = time.monotonic() + timeout
-        addresses = self._look_up(host)
-        failure: NewConnectionError | ConnectTimeoutError = ConnectTimeoutError(
-            self, "the name was looked up too late"
-        )
-        while addresses and (left := end - time.monotonic()) > 0:
-            self._dns_host, self.timeout = addresses[0], left / len(addresses)
-            try:
-                sock = super()._new_conn()
-            except (NewConnectionError, ConnectTimeoutError) as error:
-                failure = error
-                addresses.pop(0)
-            else:
-                sock.settimeout(max(end - time.monotonic(), SHORTEST))
-                return sock
-            finally:
-                self._dns_host, self.timeout = host, timeout
-        raise failure
-
-    def _look_up(self, host: str) -> list[str]:
-        try:
-            found = socket.getaddrinfo(host.strip("[]"), self.port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise NameResolutionError(host, self, error) from error
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    def _end(self) -> None:
+        if self._status and self._ends_with_connection:
+            self.is_complete = True
+        else:
+            self._fault = self._fault or "the response broke off"
 
 
-class UpstreamTLSConnection(UpstreamConnection, HTTPSConnection):
-    """The same over TLS."""
+def _decode(body: Masked[bytes], coding: str, limit: int) -> Masked[bytes] | None:
+    """Return the body without its compression, or None if that is unknown or broken.
 
-
-class _Head(NamedTuple):
-    """The head of a usual reply: it takes `size` bytes, and `length` of body follow."""
-
-    status: int
-    headers: dict[str, str]
-    size: int
-    length: int
-
-
-def _read_answer(raw: _DeadlineReader, limit: int) -> tuple[Answer, bool]:
-    """Return a reply, and whether another call may follow on its connection."""
-    with io.BufferedReader(raw) as reader:
-        head = _usual_head(reader.peek())
-        if head is None:
-            return _read_with_urllib3(reader, limit)
-        wanted = head.size + min(head.length, limit)
-        whole = reader.read(wanted)
-    if len(whole) < wanted:
-        raise ProtocolError("the reply broke off")
-    ends_there = raw.received == head.size + head.length  # what came besides is nobody's reply
-    answer = Answer(head.status, head.headers, whole[head.size :])
-    return answer, ends_there and head.headers.get("connection", "").lower() != "close"
-
-
-def _usual_head(start: bytes) -> _Head | None:
-    """Read a head that is there as a whole, without a header that stands twice, and before a body of known length."""
-    found = _USUAL_HEAD.match(start)
-    if found is None:
+    Requests ask for no compression, but something between may add it.
+    """
+    if coding == "identity" or not body.reveal():
+        return body
+    if coding not in _ZLIB_WINDOWS:
         return None
-    lines = found[2].decode("latin-1").split("\r\n")[:-1]
-    headers = {
-        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-    }
-    length = headers.get("content-length", "")
-    if (
-        len(headers) < len(lines)
-        or not _UNUSUAL.isdisjoint(headers)
-        or not _USUAL_LENGTH.fullmatch(length)
-    ):
+    decoder = zlib.decompressobj(_ZLIB_WINDOWS[coding])
+    try:
+        decoded = Masked(decoder.decompress(body.reveal(), limit + 1))
+    except zlib.error:
         return None
-    return _Head(int(found[1]), headers, found.end(), int(length))
-
-
-def _read_with_urllib3(reader: "io.BufferedReader[Any]", limit: int) -> tuple[Answer, bool]:
-    """Read whatever else HTTP allows: chunks, compression, a body that ends with its connection, cookies."""
-    reply = http.client.HTTPResponse(cast("socket.socket", _Source(reader)), method="POST")
-    reply.begin()
-    response = HTTPResponse(reply, dict(reply.headers), reply.status, preload_content=False)
-    body = response.read(limit, decode_content=True)
-    is_final = (
-        reply.status >= 200
-    )  # after an interim one, the real reply would be taken for that to the next call
-    return Answer(
-        reply.status, response.headers, body
-    ), is_final and reply.isclosed() and not reply.will_close
+    is_whole = decoder.eof and not decoder.unused_data
+    return decoded if is_whole or len(decoded.reveal()) > limit else None

@@ -1,4 +1,4 @@
-"""What a reply of bakrypt means: an access token, or which error and whose."""
+"""What a response of bakrypt means: an access token, or which error and whose."""
 
 import json
 import time
@@ -14,8 +14,10 @@ from ..errors import (
     UpstreamRefusedError,
 )
 from ..types import AccessToken
+from .connection import Response
+from .masking import Masked
 
-MAX_BODY = 64 * 1024
+MAX_BODY = 64 * 1024  # bytes
 
 _TOO_MANY_REQUESTS = 429
 # Django REST framework says `detail` alone; these are the nearest codes of RFC 6749.
@@ -26,106 +28,114 @@ _ERROR_BY_STATUS = {
 }
 
 
-class Reply(NamedTuple):
-    """What came back over HTTP. `body` has at most `MAX_BODY` + 1 bytes."""
+class Grant(NamedTuple):
+    """One of the three ways to get a token, and how bakrypt refuses this server's credentials.
 
-    status: int
-    body: bytes
-    retry_after: str | None
-
-
-class Endpoint(NamedTuple):
-    """One of the two upstream endpoints, and how it tells that the server's own credentials are refused.
-
-    `settings` names the settings that hold these credentials.
+    `endpoint` is the word of signals, metrics and the log. `settings` names the settings that hold
+    the credentials.
     """
 
-    name: str
+    endpoint: str
     path: str
     settings: str
+    grant_type: str = ""
     refusing_statuses: Collection[int] = ()
     refusing_errors: Collection[str] = ()
     carries_callers_words: bool = True
 
 
-EXCHANGE = Endpoint(
+EXCHANGE = Grant(
     "exchange",
     "/auth/exchange/",
     "BAKRYPT_TOKEN",
     refusing_statuses={401, 403},
     carries_callers_words=False,
 )
-TOKEN = Endpoint(
+PASSWORD = Grant(
     "token",
     "/auth/token/",
     "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET",
+    grant_type="password",
     refusing_errors={"invalid_client", "unauthorized_client"},
 )
+REFRESH = PASSWORD._replace(grant_type="refresh_token")
 
 
-def read_reply(endpoint: Endpoint, reply: Reply, secret: str) -> AccessToken:
-    """Return the access token in a reply, or raise the `BakryptError` that the reply amounts to.
+def read_response(grant: Grant, response: Response, secret: Masked[str]) -> AccessToken:
+    """Return the access token in a response.
 
-    `secret` is what was sent to `endpoint`; an upstream that repeats it is not quoted.
+    :param secret: the server's own, which was sent; an upstream that repeats it is not quoted.
+    :raises BakryptError: the error that the response means.
     """
-    if 200 <= reply.status < 300:
-        return _read_token(reply)
-    raise _refusal(endpoint, reply, secret)
+    # The functions below return errors and do not raise them: their frames hold tokens.
+    result = _read(grant, response, secret)
+    if isinstance(result, BakryptError):
+        raise result from None
+    return result
 
 
-def _read_token(reply: Reply) -> AccessToken:
-    body = _read_object(reply)
+def _read(grant: Grant, response: Response, secret: Masked[str]) -> AccessToken | BakryptError:
+    if 200 <= response.status < 300:
+        return _read_token(response)
+    if not 400 <= response.status < 500:
+        return _not_a_refusal(response)
+    if response.status in grant.refusing_statuses:
+        return _credentials_refused(grant, response)
+    return _read_refusal(grant, response, secret)
+
+
+def _read_token(response: Response) -> AccessToken | BakryptError:
+    body = _read_object(response)
+    if isinstance(body, BakryptError):
+        return body
     if not isinstance(body.get("access_token"), str) or not body["access_token"]:
-        raise _failure("bakrypt's reply held no access_token", reply)
+        return _failure("bakrypt's reply held no access_token", response)
     return cast("AccessToken", body)
 
 
-def _refusal(endpoint: Endpoint, reply: Reply, secret: str) -> BakryptError:
-    if not 400 <= reply.status < 500:
-        return _not_a_refusal(reply)
-    if reply.status in endpoint.refusing_statuses:
-        return _credentials_refused(endpoint, reply)
-    error, description = _read_error(reply)
-    if error in endpoint.refusing_errors:
-        return _credentials_refused(endpoint, reply)
-    if not endpoint.carries_callers_words and reply.status != _TOO_MANY_REQUESTS:
-        return _failure(f"bakrypt did not understand the exchange (status {reply.status})", reply)
+def _read_refusal(grant: Grant, response: Response, secret: Masked[str]) -> BakryptError:
+    read = _read_error(response)
+    if isinstance(read, BakryptError):
+        return read
+    error, description = read
+    if error in grant.refusing_errors:
+        return _credentials_refused(grant, response)
+    if not grant.carries_callers_words and response.status != _TOO_MANY_REQUESTS:
+        text = f"bakrypt did not understand the exchange (status {response.status})"
+        return _failure(text, response)
     said = f"{error} {description}"
-    if secret in said or quote_plus(secret) in said:
-        return _failure("bakrypt's refusal repeated a secret", reply)
+    if secret.reveal() in said or quote_plus(secret.reveal()) in said:
+        return _failure("bakrypt's refusal repeated a secret", response)
     return UpstreamRefusedError(
-        description, status=reply.status, error=error, retry_after=reply.retry_after
+        description, status=response.status, error=error, retry_after=_retry_after(response)
     )
 
 
-def _credentials_refused(endpoint: Endpoint, reply: Reply) -> CredentialsRefusedError:
+def _credentials_refused(grant: Grant, response: Response) -> CredentialsRefusedError:
     return CredentialsRefusedError(
         "bakrypt refused this server's credentials",
-        detail=f"status {reply.status} from {endpoint.path}: look at {endpoint.settings}",
-        retry_after=reply.retry_after,
+        detail=f"status {response.status} from {grant.path}: look at {grant.settings}",
+        retry_after=_retry_after(response),
     )
 
 
-def _not_a_refusal(reply: Reply) -> UpstreamFailedError:
-    if 300 <= reply.status < 400:
+def _not_a_refusal(response: Response) -> UpstreamFailedError:
+    if 300 <= response.status < 400:
         return _failure(
             "bakrypt answered with a redirect, which is not followed",
-            reply,
+            response,
             hint="is BAKRYPT_URL right?",
         )
-    return _failure(f"bakrypt failed (status {reply.status})", reply)
+    return _failure(f"bakrypt failed (status {response.status})", response)
 
 
-def _read_error(reply: Reply) -> tuple[str, str | None]:
-    """Return code and description of a 4xx, in bakrypt's words where it has any that fit the contract."""
-    fitting = _ERROR_BY_STATUS.get(reply.status, "invalid_request")
-    try:
-        body = _read_object(reply)
-    except UpstreamFailedError:
+def _read_error(response: Response) -> tuple[str, str | None] | BakryptError:
+    """Return code and description of a 4xx, in bakrypt's words where they fit the contract."""
+    fitting = _ERROR_BY_STATUS.get(response.status, "invalid_request")
+    body = _read_object(response)
+    if isinstance(body, BakryptError):
         # A throttle in front of bakrypt answers in HTML; its status says all there is to say.
-        if reply.status == _TOO_MANY_REQUESTS:
-            return fitting, None
-        raise
+        return (fitting, None) if response.status == _TOO_MANY_REQUESTS else body
     error = body.get("error")
     if isinstance(error, str) and error:
         return error, _text(body.get("error_description"))
@@ -136,16 +146,15 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _read_object(reply: Reply) -> dict[str, Any]:
-    if len(reply.body) > MAX_BODY:
-        raise _failure("bakrypt's reply was too large", reply)
+def _read_object(response: Response) -> dict[str, Any] | BakryptError:
+    if len(response.body.reveal()) > MAX_BODY:
+        return _failure("bakrypt's reply was too large", response)
     try:
-        body = _JSON.decode(reply.body.decode())
+        body = _JSON.decode(response.body.reveal().decode())
     except (ValueError, RecursionError):
-        # Not `from error`: a JSONDecodeError carries the whole body, tokens included.
-        raise _failure("bakrypt's reply was not JSON", reply) from None
+        return _failure("bakrypt's reply was not JSON", response)
     if not isinstance(body, dict):
-        raise _failure("bakrypt's reply was not a JSON object", reply)
+        return _failure("bakrypt's reply was not a JSON object", response)
     return body
 
 
@@ -164,16 +173,27 @@ def _finite(text: str) -> float:
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def _failure(description: str, reply: Reply, *, hint: str = "") -> UpstreamFailedError:
+def _failure(description: str, response: Response, *, hint: str = "") -> UpstreamFailedError:
     # The body is left out on purpose: it may hold a token.
-    detail = f"status {reply.status}, {len(reply.body)} bytes read"
+    detail = f"status {response.status}, {len(response.body.reveal())} bytes read"
     return UpstreamFailedError(
-        description, detail=f"{detail}; {hint}" if hint else detail, retry_after=reply.retry_after
+        description,
+        detail=f"{detail}; {hint}" if hint else detail,
+        retry_after=_retry_after(response),
     )
 
 
+def _retry_after(response: Response) -> str | None:
+    """Return the Retry-After header if it makes sense."""
+    value = response.headers.reveal().get("retry-after")
+    return None if retry_after_seconds(value) is None else value
+
+
 def retry_after_seconds(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), or None if it is senseless."""
+    """Return the seconds that a Retry-After header asks for (RFC 9110 section 10.2.3).
+
+    None means that there is none, or that it makes no sense.
+    """
     if value is None:
         return None
     if value.isascii() and value.isdigit():

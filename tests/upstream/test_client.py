@@ -5,17 +5,14 @@ import json
 import os
 import pickle
 import socket
-import ssl
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import trustme
 from conftest import create_app
 from misbehaving import TOKEN_REPLY, Received, Upstream, close_at_once, replying
 
@@ -236,18 +233,6 @@ def test_a_new_connection_is_not_tried_again(
     assert len(upstream.requests) == 1
 
 
-@pytest.fixture
-def tls_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
-    """An upstream over TLS, whose authority the environment names."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with Upstream(tls=context) as upstream:
-        yield upstream
-
-
 def test_a_new_connection_over_tls_is_not_tried_again(tls_upstream: Upstream) -> None:
     """urllib3 connects before the request there, which does not make the connection an old one."""
     bakrypt = BakryptClient(Settings.from_mapping(tls_upstream.environ))
@@ -264,27 +249,6 @@ def test_a_stale_connection_over_tls_is_tried_once_more(tls_upstream: Upstream) 
     bakrypt.exchange()
     assert bakrypt.exchange() == TOKEN_REPLY
     assert [received.connection for received in tls_upstream.requests] == [1, 1, 2]
-
-
-@pytest.mark.parametrize("status", [101, 103])
-def test_an_interim_reply_is_not_followed_by_another_users_token(
-    upstream: Upstream, to_upstream: BakryptClient, status: int
-) -> None:
-    """What comes after it must not be read as the reply to the next call."""
-
-    def interim(upstream: Upstream, connection: socket.socket, received: Received) -> None:
-        connection.sendall(f"HTTP/1.1 {status} Interim\r\n\r\n".encode())
-        replying(200, TOKEN_REPLY | {"access_token": received.form["username"][0]})(
-            upstream, connection, received
-        )
-
-    upstream.behave = interim
-    with pytest.raises(UpstreamFailedError):
-        to_upstream.password("alice", "a")
-    upstream.behave = lambda up, connection, received: replying(
-        200, TOKEN_REPLY | {"access_token": received.form["username"][0]}
-    )(up, connection, received)
-    assert to_upstream.password("bob", "b")["access_token"] == "bob"
 
 
 def test_nothing_is_tried_again_after_the_first_byte(
@@ -312,32 +276,6 @@ def test_an_answer_is_never_asked_for_again(
     with pytest.raises(BakryptError):
         to_upstream.password("alice", "wrong")
     assert len(upstream.requests) == 1
-
-
-def test_proxy_and_environment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment is used for the world and not for loopback."""
-    with Upstream() as proxy:
-        proxy.behave = replying(502, b"no such host")
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        BakryptClient(Settings.from_mapping(upstream.environ)).exchange()
-        assert proxy.requests == []
-        with pytest.raises(UpstreamFailedError):
-            BakryptClient(Settings(url="https://bakrypt.invalid", token="t", timeout=1)).exchange()
-        assert proxy.requests[0].line.startswith("CONNECT bakrypt.invalid:443 ")
-
-
-@pytest.mark.parametrize(
-    "proxy", ["socks5://user:planted@127.0.0.1:1", "http:///nowhere", "http://user:planted@"]
-)
-def test_a_proxy_that_is_none_is_a_problem_of_settings(
-    monkeypatch: pytest.MonkeyPatch, proxy: str
-) -> None:
-    """Said without the proxy's password."""
-    monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises(SettingsError, match="proxy") as caught:
-        BakryptClient(Settings(url="https://bakrypt.invalid", token="t")).exchange()
-    assert "planted" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_many_silent_addresses_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,13 +319,6 @@ def test_the_next_address_is_tried(upstream: Upstream, monkeypatch: pytest.Monke
     )
 
 
-def test_a_missing_ca_bundle_is_a_failure_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests raises a bare OSError for it."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
-    with pytest.raises(UpstreamFailedError):
-        BakryptClient(Settings(url="https://127.0.0.1:9", token="t", timeout=1)).exchange()
-
-
 @pytest.mark.filterwarnings(
     "ignore:.*fork:DeprecationWarning"
 )  # the upstream has threads; the child uses none
@@ -424,34 +355,6 @@ def test_many_threads_share_a_client(sandbox: Sandbox, bakrypt: BakryptClient) -
         thread.join()
     assert mixed_up == []
     assert sandbox.calls["/auth/token/"] == 160
-
-
-def test_a_session_of_ones_own_is_used_and_left_open(upstream: Upstream) -> None:
-    """Users' adapters and test tools hook in there."""
-    closed: list[bool] = []
-
-    class Session(requests.Session):
-        def close(self) -> None:
-            closed.append(True)
-            super().close()
-
-    with Session() as session:
-        session.headers["User-Agent"] = "mine"
-        with BakryptClient(Settings.from_mapping(upstream.environ), session=session) as bakrypt:
-            bakrypt.exchange()
-        assert closed == []
-    assert upstream.requests[0].headers["user-agent"] == "mine"
-
-
-def test_netrc_does_not_replace_the_token_in_a_session_of_ones_own(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which still reads the file."""
-    (tmp_path / "netrc").write_text("default login somebody password else\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with requests.Session() as session:
-        BakryptClient(Settings.from_mapping(upstream.environ), session=session).exchange()
-    assert upstream.requests[0].headers["authorization"] == "Token planted-exchange-secret"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,229 @@
+"""Opens connections: TCP, a proxy's tunnel and TLS, within a deadline.
+
+Proxy and CA bundle are read from the environment once, when the dialer is made.
+"""
+
+import base64
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, cast
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from urllib3.util.ssltransport import SSLTransport
+
+from .._parsers import is_loopback
+from ..errors import SettingsError, UpstreamFailedError
+from .connection import Connection, ProtocolError, time_left
+from .masking import Masked
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Dialer:
+    """Opens connections to one origin, through the environment's proxy if it names one.
+
+    :raises SettingsError: if that proxy cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._origin = urlsplit(url)
+        self._proxy = _find_proxy(url)
+        self._ca_setting, self._ca_path = _find_ca_bundle()
+
+    def dial(self, deadline: float) -> Connection:
+        """Return a new connection.
+
+        A look-up of the host's name counts, but cannot be cut short.
+
+        :param deadline: in seconds of the monotonic clock.
+        :raises UpstreamFailedError: if there is no connection by then.
+        """
+        host, port = _host_and_port(self._origin)
+        is_tls = self._origin.scheme == "https" and self._tls_context is not None
+        if self._proxy is None:
+            sock = _open_socket(host, port, "bakrypt", deadline)
+        else:
+            sock = self._open_tunnel(self._proxy, host, port, deadline)
+        return Connection(self._start_tls(sock, host, "bakrypt", deadline) if is_tls else sock)
+
+    def _open_tunnel(self, proxy: "_Proxy", host: str, port: int, deadline: float) -> socket.socket:
+        sock = _open_socket(proxy.host, proxy.port, proxy.name, deadline)
+        if proxy.scheme == "https":
+            tls = self._start_tls(sock, proxy.host, proxy.name, deadline)
+            sock = cast("socket.socket", _BoundedSocket(tls))
+        connection = Connection(sock)
+        with _closing_on_failure(sock, proxy.name, f"{proxy.name} gave no usable answer"):
+            message = proxy.connect_message(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            status = connection.exchange(message, deadline=deadline, limit=0, head_only=True).status
+            if not 200 <= status < 300:
+                raise UpstreamFailedError(f"{proxy.name} refused to connect (status {status})")
+            if not connection.is_reusable:
+                raise ProtocolError("more than the head of a response")
+        return sock
+
+    def _start_tls(
+        self, sock: socket.socket, host: str, peer: str, deadline: float
+    ) -> socket.socket:
+        with _closing_on_failure(sock, peer, f"no secure connection to {peer}"):
+            context, name = self._tls_context, host.rstrip(".")
+            sock.settimeout(time_left(deadline))
+            if isinstance(sock, _BoundedSocket):
+                nested = SSLTransport(sock, context, name, suppress_ragged_eofs=False)
+                return cast("socket.socket", nested)
+            # An end that TLS does not confirm may be an attacker's (RFC 9112 section 9.8).
+            return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
+
+    @cached_property
+    def _tls_context(self) -> ssl.SSLContext:
+        path = Path(self._ca_path)
+        try:
+            if path.is_dir():
+                context = ssl.create_default_context(capath=path)
+            else:
+                context = ssl.create_default_context(cafile=path)
+        except OSError as error:
+            description = f"the certificates that {self._ca_setting} names could not be read"
+            raise UpstreamFailedError(description, detail=str(error)) from error
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+
+class _BoundedSocket:
+    """A socket whose timeout covers all reads and writes until it is set again.
+
+    For TLS in TLS, to an https proxy: urllib3 reads many times for one read of the inner TLS.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._timeout = self._deadline = 0.0
+        self.close, self.fileno = sock.close, sock.fileno
+
+    def settimeout(self, timeout: float) -> None:
+        """Set the timeout, in seconds. Zero does not wait."""
+        self._timeout, self._deadline = timeout, time.monotonic() + timeout
+
+    def recv(self, size: int) -> bytes:
+        """Read as a socket does."""
+        self._sock.settimeout(self._timeout and time_left(self._deadline))
+        return self._sock.recv(size)
+
+    def send(self, data: bytes) -> int:
+        """Write as a socket does."""
+        self._sock.settimeout(self._timeout and time_left(self._deadline))
+        return self._sock.send(data)
+
+    def sendall(self, data: bytes) -> None:
+        """Write all."""
+        while data:
+            data = data[self.send(data) :]
+
+
+class _Proxy(NamedTuple):
+    """A proxy of the environment; `name` is what errors call it."""
+
+    name: str
+    scheme: str
+    host: str
+    port: int
+    authorization: Masked[bytes]
+
+    def connect_message(self, target: str) -> Masked[bytes]:
+        """Return a request for a tunnel (RFC 9110 section 9.3.6)."""
+        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n".encode()
+        return Masked(head + self.authorization.reveal() + b"\r\n")
+
+
+def _find_proxy(url: str) -> _Proxy | None:
+    """Return the environment's proxy. One on another machine could not reach a loopback address."""
+    if is_loopback(urlsplit(url).hostname or ""):
+        return None
+    proxies = Masked(get_environ_proxies(url))
+    if not select_proxy(url, proxies.reveal()):
+        return None
+    setting = "HTTPS_PROXY" if "https" in proxies.reveal() else "ALL_PROXY"
+    address = Masked(select_proxy(url, proxies.reveal()) or "")
+    proxy = _parse_proxy(f"the proxy that {setting} names", address)
+    if proxy is None:
+        # Not the address itself: it may hold the proxy's password.
+        raise SettingsError(
+            f"the proxy that {setting} names must be an http:// or https:// address"
+        )
+    return proxy
+
+
+def _parse_proxy(name: str, address: Masked[str]) -> _Proxy | None:
+    text = address.reveal()
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = _host_and_port(parts)
+    except (ValueError, KeyError):
+        return None
+    if not host or parts.scheme not in _PORTS:
+        return None
+    user_and_password = unquote_to_bytes(parts.netloc.rpartition("@")[0])
+    credentials = base64.b64encode(user_and_password)
+    line = b"Proxy-Authorization: Basic %b\r\n" % credentials if credentials else b""
+    return _Proxy(name, parts.scheme, host, port, Masked(line))
+
+
+def _host_and_port(address: SplitResult) -> tuple[str, int]:
+    return address.hostname or "", address.port or _PORTS[address.scheme]
+
+
+def _find_ca_bundle() -> tuple[str, str]:
+    """Return which setting names the certificates to trust, and where they are."""
+    for setting in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if path := os.environ.get(setting):
+            return setting, path
+    return "requests", DEFAULT_CA_BUNDLE_PATH
+
+
+def _open_socket(host: str, port: int, peer: str, deadline: float) -> socket.socket:
+    """Try each address of a host for its share of the time that is left."""
+    failure: OSError | UnicodeError = TimeoutError("the name was looked up too late")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys((str(address[0]), port) for *_, address in found))
+    except (OSError, UnicodeError) as error:
+        failure, addresses = error, []
+    for tried, address in enumerate(addresses):
+        share = (deadline - time.monotonic()) / (len(addresses) - tried)
+        if share <= 0:
+            break
+        try:
+            sock = socket.create_connection(address, share)
+        except OSError as error:
+            failure = error
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise describe_failure(failure, peer, f"{peer} could not be reached") from failure
+
+
+@contextmanager
+def _closing_on_failure(sock: socket.socket, peer: str, description: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError | ProtocolError):
+            raise describe_failure(error, peer, description) from error
+        raise
+
+
+def describe_failure(error: Exception, peer: str, otherwise: str) -> UpstreamFailedError:
+    """Return the error that names a failure. It quotes the system, TLS or the parser only."""
+    description = otherwise
+    if isinstance(error, TimeoutError):
+        description = f"{peer} did not answer in time"
+    elif isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        description = f"no secure connection to {peer}"
+    return UpstreamFailedError(description, detail=f"{type(error).__name__}: {error}")

@@ -1,0 +1,129 @@
+"""Requests through a `requests.Session` that a user passed in."""
+
+import os
+import ssl
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+
+from ..errors import UpstreamFailedError
+from .connection import Response
+from .masking import Masked
+from .transport import Request
+
+_CHUNK = 16 * 1024  # bytes
+_FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((requests.exceptions.ProxyError,), "the session's proxy did not connect to bakrypt"),
+    ((ssl.SSLError, SSLError), "no secure connection to bakrypt"),
+    # Before timeouts: urllib3 counts it as one.
+    ((NewConnectionError,), "bakrypt could not be reached"),
+    ((TimeoutError, requests.Timeout, Urllib3TimeoutError), "bakrypt did not answer in time"),
+)
+
+
+class GivenSession:
+    """Sends requests by `session.send`, where users' adapters and test tools hook in.
+
+    The session's headers, adapters, certificates and proxies are used, and requests' own timeouts.
+    Redirects are not followed, and no cookie stays.
+    """
+
+    def __init__(self, session: requests.Session, url: str) -> None:
+        self._session = session
+        self._url = url
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def send(self, request: Request, *, timeout: float, limit: int) -> Response:
+        """Send a request.
+
+        :param timeout: in seconds, for connecting and for each read.
+        :param limit: the most bytes of body to read.
+        :raises UpstreamFailedError: if no response comes that can be read.
+        """
+        self._reset_after_fork()
+        failure: UpstreamFailedError | None = None
+        try:
+            return self._send(request, timeout, limit)
+        except (OSError, HTTPError, ValueError) as error:
+            failure = _failure(error)
+        finally:
+            self._session.cookies.clear()
+        # Not `from error`: the frames of requests and urllib3 hold the request.
+        raise failure from None
+
+    def close(self) -> None:
+        """Leave the session open: it is its owner's."""
+
+    def _send(self, request: Request, timeout: float, limit: int) -> Response:
+        session, url = self._session, self._url + request.path
+        options = session.merge_environment_settings(url, {}, True, None, None)
+        with session.send(
+            self._prepare(request), timeout=timeout, allow_redirects=False, **options
+        ) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Response(response.status_code, Masked(headers), _read(response, limit))
+
+    def _prepare(self, request: Request) -> requests.PreparedRequest:
+        """Return a request with the session's headers. `session.prepare_request` reads ~/.netrc."""
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url = "POST", self._url + request.path
+        prepared.prepare_hooks(self._session.hooks)
+        prepared.prepare_hooks({"response": _forget_redirect})
+        prepared.body = request.body.reveal() or None
+        own: dict[str, Any] = {
+            name: value for name, value in self._session.headers.items() if value is not None
+        }
+        prepared.headers = CaseInsensitiveDict(own)
+        prepared.headers.update({"Accept": "application/json", **request.headers.reveal()})
+        prepared.headers["Content-Length"] = str(len(request.body.reveal()))
+        return prepared
+
+    def _reset_after_fork(self) -> None:
+        """Open the adapters anew in a forked process: their sockets belong to the parent."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid != os.getpid():
+                for adapter in self._session.adapters.values():
+                    adapter.close()
+                self._pid = os.getpid()
+
+
+def _forget_redirect(response: requests.Response, **_: Any) -> None:
+    """Drop the address of a redirect: requests would read its whole body, however long."""
+    response.headers.pop("Location", None)
+
+
+def _read(response: requests.Response, limit: int) -> Masked[bytes]:
+    body = Masked(bytearray())
+    # Not response.raw: a hook of the session may have read it already.
+    for chunk in response.iter_content(_CHUNK):
+        body.reveal().extend(chunk)
+        if len(body.reveal()) > limit:
+            break
+    return Masked(bytes(body.reveal()))
+
+
+def _failure(error: Exception) -> UpstreamFailedError:
+    """Name the kind of failure. Errors of requests are not quoted: they may hold a header."""
+    causes = list(_causes(error))
+    description = next(
+        (text for kinds, text in _FAILURES if any(isinstance(cause, kinds) for cause in causes)),
+        "bakrypt's reply broke off or could not be read",
+    )
+    root = causes[-1]
+    is_quotable = isinstance(root, OSError) and not isinstance(root, requests.RequestException)
+    quote = f": {root}" if is_quotable else ""
+    return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

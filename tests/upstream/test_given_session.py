@@ -1,0 +1,279 @@
+"""A `requests.Session` of the user's own: everything that hooks in there works, and nothing mixes."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import requests_mock
+import responses
+from misbehaving import (
+    TOKEN_REPLY,
+    Behaviour,
+    Upstream,
+    close_half_way,
+    endlessly,
+    hang,
+    reply_to_each,
+    replying,
+    sending,
+)
+from requests.adapters import HTTPAdapter
+
+from bakrypt_proxy import (
+    BakryptClient,
+    CredentialsRefusedError,
+    Settings,
+    UpstreamFailedError,
+    UpstreamRefusedError,
+)
+
+MOCKED = Settings(
+    url="https://bakrypt.invalid", token="planted", client_id="id", client_secret="planted-too"
+)
+
+
+def client_of(upstream: Upstream, session: requests.Session) -> BakryptClient:
+    """A client with a session."""
+    return BakryptClient(Settings.from_mapping(upstream.environ), session=session)
+
+
+def test_a_session_of_ones_own_is_used_and_left_open(upstream: Upstream) -> None:
+    """Users' adapters and test tools hook in there."""
+    closed: list[bool] = []
+
+    class Session(requests.Session):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    with Session() as session:
+        session.headers["User-Agent"] = "mine"
+        session.headers["X-Mine"] = "too"
+        with client_of(upstream, session) as bakrypt:
+            bakrypt.exchange()
+        assert closed == []
+    assert upstream.requests[0].headers["user-agent"] == "mine"
+    assert upstream.requests[0].headers["x-mine"] == "too"
+
+
+def test_the_request_is_the_documented_one(upstream: Upstream) -> None:
+    """As over the client's own connections."""
+    with requests.Session() as session:
+        session.headers.update({"authorization": "Basic eA==", "content-type": "text/plain"})
+        client = client_of(upstream, session)
+        assert client.exchange() == TOKEN_REPLY
+        client.password("älice", "a&b")
+    exchange, password = upstream.requests
+    assert exchange.line == "POST /auth/exchange/ HTTP/1.1"
+    assert exchange.headers["authorization"] == "Token planted-exchange-secret"
+    assert exchange.headers["content-type"] == "application/json"
+    assert exchange.headers["accept"] == "application/json"
+    assert exchange.headers["content-length"] == "0"
+    assert password.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert password.form["username"] == ["älice"]
+    assert password.form["password"] == ["a&b"]
+
+
+def test_netrc_does_not_replace_the_token_in_a_session_of_ones_own(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which still reads the file."""
+    (tmp_path / "netrc").write_text("default login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with requests.Session() as session:
+        client_of(upstream, session).exchange()
+    assert upstream.requests[0].headers["authorization"] == "Token planted-exchange-secret"
+
+
+@responses.activate
+def test_responses_intercepts() -> None:
+    """The most used of the tools that mock requests."""
+    responses.post("https://bakrypt.invalid/auth/exchange/", json=TOKEN_REPLY)
+    responses.post(
+        "https://bakrypt.invalid/auth/token/",
+        json={"error": "invalid_grant"},
+        status=400,
+        headers={"Retry-After": "3"},
+    )
+    with requests.Session() as session:
+        client = BakryptClient(MOCKED, session=session)
+        assert client.exchange() == TOKEN_REPLY
+        with pytest.raises(UpstreamRefusedError) as caught:
+            client.password("alice", "a")
+    assert (caught.value.status, caught.value.retry_after) == (400, "3")
+    assert responses.calls[0].request.headers["Authorization"] == "Token planted"
+
+
+def test_requests_mock_intercepts() -> None:
+    """The other one, which replaces the session's adapters."""
+    with requests_mock.Mocker() as mocker, requests.Session() as session:
+        mocker.post("https://bakrypt.invalid/auth/exchange/", json=TOKEN_REPLY)
+        mocker.post("https://bakrypt.invalid/auth/token/", status_code=401, text="{}")
+        client = BakryptClient(MOCKED, session=session)
+        assert client.exchange() == TOKEN_REPLY
+        with pytest.raises(UpstreamRefusedError):
+            client.refresh("r")
+        assert [call.path for call in mocker.request_history] == [
+            "/auth/exchange/",
+            "/auth/token/",
+        ]
+
+
+def test_an_adapter_of_ones_own_is_used() -> None:
+    """It may answer by itself, without any connection."""
+
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+            response = requests.Response()
+            response.status_code, response.request, response.url = 200, request, str(request.url)
+            response._content = json.dumps(TOKEN_REPLY).encode()  # noqa: SLF001 - as such adapters do
+            response._content_consumed = True  # type: ignore[attr-defined] # noqa: SLF001
+            return response
+
+        def close(self) -> None:
+            pass
+
+    with requests.Session() as session:
+        session.mount("https://bakrypt.invalid", Adapter())
+        assert BakryptClient(MOCKED, session=session).exchange() == TOKEN_REPLY
+
+
+def test_a_hook_may_read_the_response(upstream: Upstream) -> None:
+    """A hook that logs has read the body before us."""
+    seen: list[str] = []
+
+    def read(response: requests.Response, *args: Any, **kwargs: Any) -> None:
+        seen.append(response.json()["token_type"])
+
+    with requests.Session() as session:
+        session.hooks["response"].append(read)
+        assert client_of(upstream, session).exchange() == TOKEN_REPLY
+    assert seen == ["Bearer"]
+
+
+def test_no_cookie_goes_from_one_call_to_the_next(upstream: Upstream) -> None:
+    """Neither in our calls nor in others of that session."""
+    upstream.behave = replying(200, TOKEN_REPLY, "Set-Cookie: sessionid=alice; Path=/")
+    with requests.Session() as session:
+        client = client_of(upstream, session)
+        client.password("alice", "a")
+        assert list(session.cookies) == []
+        client.password("bob", "b")
+        upstream.behave = replying(401, {"error": "invalid_client"}, "Set-Cookie: sessionid=x")
+        with pytest.raises(CredentialsRefusedError):
+            client.password("bob", "b")
+        assert list(session.cookies) == []
+    assert all("cookie" not in received.headers for received in upstream.requests)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(upstream: Upstream, status: int) -> None:
+    """A 307 would carry client secret and password to another host."""
+    with Upstream() as other, requests.Session() as session:
+        upstream.behave = replying(status, b"", f"Location: {other.url}/auth/token/")
+        with pytest.raises(UpstreamFailedError, match="redirect"):
+            client_of(upstream, session).password("alice", "a")
+        assert other.requests == []
+    assert len(upstream.requests) == 1
+
+
+def test_the_body_of_a_redirect_is_not_read_to_its_end(upstream: Upstream) -> None:
+    """It may have none; requests reads it to prepare the next request."""
+    upstream.behave = endlessly(b"HTTP/1.1 307 X\r\nLocation: /other/\r\n\r\n", b"x" * 10_000)
+    with requests.Session() as session, pytest.raises(UpstreamFailedError, match="redirect"):
+        client_of(upstream, session).password("alice", "a")
+
+
+FAILURES: dict[str, tuple[Behaviour, str]] = {
+    "hangs": (hang, "bakrypt did not answer in time"),
+    "closes half-way": (close_half_way, "bakrypt's reply broke off or could not be read"),
+    "hangs in the body": (
+        sending(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", 5.0),
+        "bakrypt did not answer in time",
+    ),
+    "no HTTP": (
+        sending(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", close=True),
+        "bakrypt's reply broke off or could not be read",
+    ),
+    "too large": (replying(200, b" " * 100_000), "bakrypt's reply was too large"),
+}
+
+
+@pytest.mark.parametrize(("behave", "description"), FAILURES.values(), ids=FAILURES)
+def test_failures_are_named(upstream: Upstream, behave: Behaviour, description: str) -> None:
+    """As those of the client's own connections, without requests' errors behind them."""
+    upstream.behave = behave
+    with requests.Session() as session:
+        client = client_of(upstream, session)
+        with pytest.raises(UpstreamFailedError) as caught:
+            client.exchange(timeout=0.3)
+    assert caught.value.description == description
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_an_address_where_nobody_listens(upstream: Upstream) -> None:
+    """Named before the time is over."""
+    with Upstream() as gone:
+        settings = Settings(url=gone.url, token="planted")
+    with requests.Session() as session, pytest.raises(UpstreamFailedError) as caught:
+        BakryptClient(settings, session=session).exchange()
+    assert caught.value.description == "bakrypt could not be reached"
+
+
+def test_a_certificate_that_is_not_trusted(tls_upstream: Upstream) -> None:
+    """The session's own `verify` counts."""
+    with requests.Session() as session:
+        session.trust_env = False
+        with pytest.raises(UpstreamFailedError, match="no secure connection to bakrypt"):
+            client_of(tls_upstream, session).exchange()
+        session.verify = os.environ["REQUESTS_CA_BUNDLE"]
+        assert client_of(tls_upstream, session).exchange() == TOKEN_REPLY
+
+
+def test_a_proxy_of_the_session_that_is_not_there() -> None:
+    """It is the session's affair, and is called so."""
+    with requests.Session() as session:
+        session.proxies["https"] = "http://127.0.0.1:9"
+        with pytest.raises(UpstreamFailedError, match="the session's proxy"):
+            BakryptClient(MOCKED, session=session).exchange()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child uses no thread
+@pytest.mark.parametrize("used_by", ["client", "user"])
+def test_a_session_used_before_a_fork_mixes_nothing(upstream: Upstream, used_by: str) -> None:
+    """Two processes on one socket would read each other's tokens."""
+    upstream.behave = reply_to_each
+    with requests.Session() as session:
+        client = client_of(upstream, session)
+        if used_by == "client":
+            client.password("carol", "c")
+        else:
+            session.post(upstream.url, data={"username": "carol"}, timeout=5)
+        child = os.fork()
+        name = "child" if child == 0 else "parent"
+        tokens = {client.password(name, "p")["access_token"] for _ in range(10)}
+        is_right = tokens == {f"token-of-{name}"}
+        if child == 0:
+            os._exit(0 if is_right else 1)
+        _, status = os.waitpid(child, 0)
+    assert (is_right, status) == (True, 0)
+    connections = {
+        received.form["username"][0]: received.connection for received in upstream.requests
+    }
+    assert connections == {"carol": 1, "parent": 1, "child": 2}
+
+
+def test_adapters_stay_after_a_fork(upstream: Upstream) -> None:
+    """They are emptied, not replaced: what a user mounted is still there."""
+    adapter = HTTPAdapter()
+    with requests.Session() as session:
+        session.mount("http://", adapter)
+        client = client_of(upstream, session)
+        client.exchange()
+        client.exchange()
+        assert session.get_adapter(upstream.url) is adapter
+    assert [received.connection for received in upstream.requests] == [1, 1]
