@@ -12,6 +12,7 @@ import requests
 from ..errors import InvalidRequestError, SettingsError
 from ..settings import Settings
 from ..telemetry.calls import UpstreamCall, observed
+from ..telemetry.tracing import trace_headers
 from ..types import AccessToken
 from .given_session import GivenSession
 from .masking import Masked
@@ -133,8 +134,11 @@ class BakryptClient:
     ) -> AccessToken:
         if timeout is None:
             timeout = self.settings.timeout
-        with observed(UpstreamCall(grant.endpoint, self.settings.network, shared)) as call:
-            response = self._open_transport().send(request, timeout=timeout, limit=MAX_BODY)
+        call = UpstreamCall(grant.endpoint, self.settings.network, shared)
+        with observed(call, method="POST", url=self.settings.url + grant.path):
+            response = self._open_transport().send(
+                _add_headers(request, trace_headers()), timeout=timeout, limit=MAX_BODY
+            )
             call.status = response.status
             return read_response(grant, response, secret)
 
@@ -147,6 +151,12 @@ class BakryptClient:
 def _encode_credentials(settings: Settings) -> str:
     """Return what each form begins with. To encode it each time would cost 5 % of a call."""
     return urlencode({"client_id": settings.client_id, "client_secret": settings.client_secret})
+
+
+def _add_headers(request: Request, headers: dict[str, str]) -> Request:
+    if not headers:
+        return request
+    return request._replace(headers=Masked({**request.headers.reveal(), **headers}))
 
 
 def _is_text(parameters: Masked[dict[str, str]], name: str) -> bool:

@@ -42,7 +42,7 @@ class Proxy(NamedTuple):
     refusal: int
 
 
-_APACHE_MODULES = "mpm_event authz_core headers proxy proxy_http ssl".split()
+_APACHE_MODULES = ["mpm_event", "authz_core", "headers", "proxy", "proxy_http", "ssl"]
 PROXIES = {
     "nginx": Proxy(
         ("nginx", "-e", "stderr", "-p", "FOLDER", "-c"),
