@@ -130,10 +130,7 @@ class TestPackage:
         bundle = f"--outfile={folder / 'calls.mjs'}"
         npm(packages, "exec", "--", "esbuild", f"{folder.name}/calls.ts", "--bundle",
             "--format=esm", "--log-level=error", bundle)  # fmt: skip
-        done = subprocess.run(
-            ["node", str(folder / "calls.mjs"), url], capture_output=True, text=True, check=True
-        )
-        told = json.loads(done.stdout)
+        told = json.loads(npm(packages, "exec", "--", "node", str(folder / "calls.mjs"), url))
         assert all(result["access_token"] for result in told["results"])
         assert len(told["results"]) == 5
         assert told["error"] == [400, "invalid_grant"]
