@@ -12,7 +12,13 @@ needs_npm = [
     pytest.mark.skipif(NPM is None, reason="npm is not installed"),
     pytest.mark.timeout(180),  # the download may be slow
 ]
-_WANTED = ["axe-core@4", "bakrypt-launchpad@0.0.1", "esbuild@0.25", "typescript@5"]
+_WANTED = [
+    "@hey-api/openapi-ts@0.95",
+    "axe-core@4",
+    "bakrypt-launchpad@0.0.1",
+    "esbuild@0.25",
+    "typescript@5",
+]
 
 
 def npm(folder: Path, *command: str) -> str:

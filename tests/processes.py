@@ -44,7 +44,7 @@ def gunicorn(
     ) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: is_up(url))
+            wait_until(lambda: is_up(url), 40)
             yield url
         finally:
             process.terminate()
@@ -73,6 +73,6 @@ def granian(environ: dict[str, str], *arguments: str, app: str = "app:create_app
 
 def is_up(url: str) -> bool:
     """Return whether the app answers."""
-    with suppress(requests.ConnectionError):
+    with suppress(requests.ConnectionError, requests.Timeout):
         return requests.get(f"{url}/healthz", timeout=5).ok
     return False

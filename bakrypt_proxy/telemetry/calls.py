@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from ..errors import BakryptError, CredentialsRefusedError, UpstreamRefusedError
 from .signals import notify, upstream_called
+from .tracing import traced
 
 _logger = logging.getLogger(__name__)
 
@@ -40,22 +41,31 @@ class UpstreamCall:
 
 
 @contextmanager
-def observed(call: UpstreamCall) -> Iterator[UpstreamCall]:
-    """Measure a call and report it, by a log line and a signal, when it is over."""
+def observed(call: UpstreamCall, *, method: str, url: str) -> Iterator[UpstreamCall]:
+    """Measure a call and report it, by a log line, a signal and a span, when it is over.
+
+    :param method: the method of the request, for the span.
+    :param url: its URL, without secrets.
+    """
     started = time.perf_counter()
-    try:
-        yield call
-        call.outcome = "success"
-    except BakryptError as error:
-        call.outcome = outcome_of(error)
-        raise
-    finally:
-        call.milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        if _logger.isEnabledFor(logging.INFO):
-            fields = asdict(call)
-            line = " ".join(f"{name}={value}" for name, value in fields.items())
-            _logger.info("upstream call %s", line, extra={"fields": fields})
-        notify(upstream_called, call=call)
+    with traced(call, method, url):
+        try:
+            yield call
+            call.outcome = "success"
+        except BakryptError as error:
+            call.outcome = outcome_of(error)
+            raise
+        finally:
+            call.milliseconds = round((time.perf_counter() - started) * 1000, 1)
+            _report(call)
+
+
+def _report(call: UpstreamCall) -> None:
+    if _logger.isEnabledFor(logging.INFO):
+        fields = asdict(call)
+        line = " ".join(f"{name}={value}" for name, value in fields.items())
+        _logger.info("upstream call %s", line, extra={"fields": fields})
+    notify(upstream_called, call=call)
 
 
 def outcome_of(error: BakryptError) -> str:

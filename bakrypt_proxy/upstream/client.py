@@ -12,6 +12,7 @@ import requests
 from ..errors import InvalidRequestError, SettingsError
 from ..settings import Settings
 from ..telemetry.calls import UpstreamCall, observed
+from ..telemetry.tracing import trace_headers
 from ..types import AccessToken
 from .given_session import GivenSession
 from .masking import Masked
@@ -138,8 +139,11 @@ class BakryptClient:
     ) -> AccessToken:
         if timeout is None:
             timeout = self.settings.timeout
-        with observed(UpstreamCall(grant.endpoint, self.settings.network, shared)) as call:
-            response = self.open_transport().send(request, timeout=timeout, limit=MAX_BODY)
+        call = UpstreamCall(grant.endpoint, self.settings.network, shared)
+        with observed(call, method="POST", url=self.settings.url + grant.path):
+            response = self.open_transport().send(
+                _add_headers(request, trace_headers()), timeout=timeout, limit=MAX_BODY
+            )
             call.status = response.status
             return read_response(grant, response, secret)
 
@@ -157,6 +161,12 @@ def _encode_credentials(settings: Settings) -> str:
 
 def _scope(scope: str | None) -> dict[str, str]:
     return {} if scope is None else {"scope": scope}
+
+
+def _add_headers(request: Request, headers: dict[str, str]) -> Request:
+    if not headers:
+        return request
+    return request._replace(headers=Masked({**request.headers.reveal(), **headers}))
 
 
 def _is_text(parameters: Masked[dict[str, str]], name: str) -> bool:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ..settings import Settings
 from ..telemetry.calls import UpstreamCall, observed
+from ..telemetry.tracing import trace_headers
 from .api_responses import MAX_RESPONSE, ApiResponse, read_api_response
 from .connection import Response
 from .masking import Masked
@@ -56,13 +57,20 @@ class Relay:
         call = UpstreamCall(
             api_request.name, self._settings.network, shared=True, bytes_sent=api_request.length
         )
-        with observed(call):
+        url = self._settings.url + api_request.path
+        with observed(call, method=api_request.method, url=url):
             response = self._send(api_request, token)
             call.status = response.status
             return read_api_response(response, api_request.said)
 
     def _send(self, api_request: ApiRequest, token: Masked[str]) -> Response:
-        headers = Masked({"Authorization": f"Bearer {token.reveal()}", **api_request.headers})
+        headers = Masked(
+            {
+                "Authorization": f"Bearer {token.reveal()}",
+                **api_request.headers,
+                **trace_headers(),
+            }
+        )
         request = Request(api_request.path, headers, method=api_request.method)
         timeout = self._settings.timeout
         if api_request.method == "GET":

@@ -21,7 +21,7 @@ from app import create_app as create_our_app
 from bakrypt_proxy import BakryptError, Settings, UpstreamFailedError
 from bakrypt_proxy.account import Account
 from bakrypt_proxy.sandbox import Sandbox
-from bakrypt_proxy.tokens.redis_records import Records
+from bakrypt_proxy.tokens.redis_records import Found, Records
 from bakrypt_proxy.tokens.redis_store import RedisTokenStore
 
 pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
@@ -298,6 +298,30 @@ def test_a_lease_put_back_again_and_again(
         stop.set()
         thread.join()
     assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("outcome", ["token", "error"])
+def test_an_outcome_that_comes_before_the_lease(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis: "Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: str,
+) -> None:
+    """What another process stored between the first look and the lease is looked at again."""
+    if outcome == "error":
+        upstream.behave = replying(503, {}, "Retry-After: 60")
+    one, two = member(environ), member(environ)
+    create = records_of(one).create_lease
+
+    def create_late(found: Found) -> bytes:
+        attempt(two)
+        return create(found)
+
+    monkeypatch.setattr(records_of(one), "create_lease", create_late)
+    assert attempt(one) == (TOKEN if outcome == "token" else "failed (status 503)")
+    assert len(upstream.requests) == 1
+    assert not redis.exists(key_of(redis, "lease"))
 
 
 @pytest.mark.parametrize("kind", ["token", "error"])

@@ -27,7 +27,7 @@ from bakrypt_proxy.tokens.redis_store import RedisTokenStore
 from bakrypt_proxy.tokens.shared import SharedToken
 
 TIMEOUT = 2.0
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 LIFETIMES = st.sampled_from([1, 3, 10, 119, 120, 600, 36000, None])
 SECONDS = st.one_of(st.floats(0, 3), st.floats(0, 700), st.floats(0, 80_000))
 
@@ -344,7 +344,7 @@ class Fleet(RuleBasedStateMachine):
         assert 0 <= reply["expires_in"] <= lifetime
         if self.lies != "Redis' clock":
             assert self.world.now < end
-            assert reply["expires_in"] <= end - self.world.now
+            assert reply["expires_in"] <= end - self.world.now + 1e-6  # of rounding
         known = [token for _, token in process.fetched]
         if not known or known[-1] != name:
             self.check_renewal(process, name, rejected, known)

@@ -1,6 +1,7 @@
 """schemathesis tests the running app against its OpenAPI document."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from misbehaving import Upstream, replying
 from bakrypt_proxy import create_blueprint
 from bakrypt_proxy.sandbox import Sandbox
 
-CONFIG = Path(__file__).parent / "schemathesis.toml"
+HERE = Path(__file__).parent
+CONFIG = HERE / "schemathesis.toml"
 
 
 def schemathesis(folder: Path, url: str, *arguments: str) -> None:
@@ -24,6 +26,7 @@ def schemathesis(folder: Path, url: str, *arguments: str) -> None:
     result = subprocess.run(
         [*command, "--max-examples", "40", "--no-color", *arguments, f"{url}/auth/openapi.json"],
         cwd=folder,  # where it stores its examples
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)},
         capture_output=True,
         text=True,
         check=False,
