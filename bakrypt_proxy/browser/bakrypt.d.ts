@@ -1,7 +1,8 @@
-/** An error reply of the proxy, or none at all (`status` 0). */
+/** An error reply of the proxy, or no reply at all (`status` 0). */
 export class BakryptError extends Error {
   constructor(status: number, error: string, description?: string, retryAfter?: number);
   status: number;
+  /** The `error` of the proxy's reply, or one of the module's own words. */
   error: string;
   description: string | undefined;
   /** Seconds after which to try again, if the server said so. */
@@ -10,34 +11,60 @@ export class BakryptError extends Error {
   get isFinal(): boolean;
 }
 
+export interface BakryptSessionOptions {
+  /** Where the proxy's routes are, without a query: a path of this origin or a whole address. Default: `/auth`. */
+  base?: string;
+  /** As `fetch` takes it, for the requests to the proxy. `include` sends cookies to another origin. */
+  credentials?: RequestCredentials;
+  /** More headers for the requests to the proxy, such as the token of a CSRF protection; a function is called each time. */
+  headers?: HeadersInit | (() => HeadersInit);
+  /** Milliseconds until the module gives up on a reply of the proxy. Default: 30000. */
+  timeout?: number;
+}
+
 export interface BakryptSessionEventMap {
-  /** There is a new token; `expiresIn` is its life in seconds. */
+  /** There is a new token; `expiresIn` is its life in seconds, `Infinity` if the server did not say. */
   renewed: CustomEvent<{ expiresIn: number }>;
   /** There is no way to get a token any more; the detail says why. */
   lost: CustomEvent<string>;
 }
 
-/** Access tokens from bakrypt_proxy: renewed ahead of their end, once for all callers and tabs, kept in memory alone. */
+type Listener<K extends keyof BakryptSessionEventMap> = (event: BakryptSessionEventMap[K]) => void;
+
+/** Access tokens from bakrypt_proxy: renewed before they expire, once for all callers and tabs, kept in memory only. */
 export class BakryptSession extends EventTarget {
-  constructor(options?: { base?: string; credentials?: RequestCredentials });
+  constructor(options?: BakryptSessionOptions);
   /** Get a user's token. */
-  signIn(username: string, password: string): Promise<void>;
+  readonly signIn: (username: string, password: string) => Promise<void>;
   /** Get the account's token, which the server shares among all its callers. */
-  exchange(): Promise<void>;
-  /** Return a living access token, renewed first if it is about to end. */
-  accessToken(): Promise<string>;
-  /** `fetch` with the access token; after a 401 it is renewed and the request sent once more, if its body can be. */
-  fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
+  readonly exchange: () => Promise<void>;
+  /** Return a living access token, renewed first if it is about to expire, or if it is the one that bakrypt `rejected`. */
+  readonly accessToken: (options?: { rejected?: string }) => Promise<string>;
+  /** `fetch` with the access token. After a 401 the token is renewed and the request sent once more, if its body can be. */
+  readonly fetch: (input: RequestInfo | URL, init?: RequestInit) => Promise<Response>;
   /** Forget the token, in all tabs. */
-  signOut(): void;
+  readonly signOut: () => void;
+  /** Stop the timers and leave the other tabs, which keep their token. A closed session cannot be used any more. */
+  readonly close: () => void;
+
   addEventListener<K extends keyof BakryptSessionEventMap>(
     type: K,
-    listener: (event: BakryptSessionEventMap[K]) => void,
+    listener: Listener<K>,
     options?: boolean | AddEventListenerOptions,
   ): void;
   addEventListener(
     type: string,
     listener: EventListenerOrEventListenerObject | null,
     options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof BakryptSessionEventMap>(
+    type: K,
+    listener: Listener<K>,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
   ): void;
 }

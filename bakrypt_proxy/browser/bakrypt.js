@@ -1,29 +1,54 @@
 // @ts-check
 /**
- * Access tokens for bakrypt in the browser, from the routes of bakrypt_proxy: renewed ahead of their end, once for all
- * callers and once for all tabs, and kept in memory alone.
+ * Access tokens for bakrypt in the browser, from the routes of bakrypt_proxy: renewed before they expire, once for all
+ * callers and all tabs, and kept in memory only.
  *
  *     import { BakryptSession } from "/auth/bakrypt.js";
  *     const session = new BakryptSession({ base: "/auth" });
  *     await session.exchange();
  *     const reply = await session.fetch("https://testnet.bakrypt.io/v1/assets/");
+ *
+ * Tabs talk over a BroadcastChannel. Each message has the version `v` (2), the session's `id` ("exchange", or a new
+ * number for each sign-in), the generation `gen` of a token (the time when it was obtained, and always more than the
+ * generation before it), and the members of one of these rows:
+ *
+ * | members                       | sent by a tab that                        | a tab that hears it                          |
+ * |-------------------------------|-------------------------------------------|----------------------------------------------|
+ * | ask: true                     | needs a later token than `gen`            | answers if its token of `id` is later; an    |
+ * |                               |                                           | `id` of 0 asks for any token                 |
+ * | access, refresh, due, endsAt  | has got a token, or was asked for it      | takes it if its token of `id` is earlier     |
+ * | pause: ms, an error's members | could not renew the token `gen`           | does not try for so long, unless its token   |
+ * |                               |                                           | is later                                     |
+ * | over: why                     | signed out (`gen` is Infinity), or was    | forgets its token of `id`, unless that is    |
+ * |                               | refused a renewal of `gen` for good       | later                                        |
+ *
+ * A tab renews inside a Web Lock, and asks the others first: they may have renewed the token while this one was frozen
+ * or waited for the lock. After an end a tab takes no other tab's token: a sign-in or an exchange must begin there.
  */
 
 /**
- * @typedef {{access_token: string, expires_in?: number, token_type?: string, scope?: string, refresh_token?: string}} AccessToken
- * @typedef {"exchange" | "user"} Way
- * @typedef {{token: AccessToken, way: Way, endsAt: number, life: number}} Held  endsAt in ms of Date.now(), life in ms
+ * @typedef {object} Fresh a token as the server gives it
+ * @property {string} access
+ * @property {string} [refresh]
+ * @property {number} ends in ms of performance.now(); Infinity if the server does not say
+ * @property {number} endsAt in ms of Date.now()
+ *
+ * @typedef {object} Place of a token among others
+ * @property {string | number} id
+ * @property {number} gen
+ * @property {number} due ms that are left when it is time to renew the token, Infinity after bakrypt has rejected it;
+ *   callers wait in the last fifth of them
+ *
+ * @typedef {Fresh & Place} Held
+ * @typedef {HeadersInit | (() => HeadersInit)} MoreHeaders
  */
 
-const ADVISORY = 0.1; // of a life is left when it is renewed
-const MANDATORY = 0.02; // of a life is left when callers wait for that
-const ASK_TABS = 100; // ms that other tabs have to say that they hold a token
-const LONGEST_PAUSE = 30_000; // ms between attempts to renew
+const EXCHANGE = "exchange";
+const now = () => performance.now(); // stops while the machine sleeps
+const date = () => Date.now(); // can be set
+const left = (/** @type {Fresh} */ token) => Math.min(token.ends - now(), token.endsAt - date());
 
-/** @param {Held | null} [held] @returns {any} */
-const secret = (held) => held?.token.access_token;
-
-/** An error reply of the proxy, or none at all (`status` 0). */
+/** An error reply of the proxy, or no reply at all (`status` 0). */
 export class BakryptError extends Error {
   /** @param {number} status @param {string} error @param {string} [description] @param {number} [retryAfter] seconds */
   constructor(status, error, description, retryAfter) {
@@ -37,211 +62,309 @@ export class BakryptError extends Error {
 
   /** Whether the session is over; after anything else it can be tried again. */
   get isFinal() {
-    return [400, 401, 403].includes(this.status);
+    return ["access_denied", "invalid_grant", "login_required"].includes(this.error);
   }
 }
 
-/** @param {string} why @returns {never} */
-const refuse = (why) => {
-  throw new BakryptError(401, "login_required", why);
-};
-
-/** Dispatches `renewed` after each new token, and `lost` when there is no way to get one any more (`event.detail`: why). */
+/** Dispatches `renewed` for each new token, and `lost` when there is no way to get one any more (`event.detail`: why). */
 export class BakryptSession extends EventTarget {
-  /** @type {Held | null} */ #held = null;
-  /** @type {Promise<Held> | null} */ #renewal = null;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
-  #asking = false;
-  /** @type {string | undefined} */ #replaced;
-  #pause = 0;
-  #notBefore = 0;
-  #credentials;
-  #url;
-  #channel;
-
-  /** @param {{base?: string, credentials?: RequestCredentials}} [options] */
-  constructor({ base = "/auth", credentials = "same-origin" } = {}) {
+  /** @param {{base?: string, credentials?: RequestCredentials, headers?: MoreHeaders, timeout?: number}} [options] */
+  constructor({ base = "/auth", credentials, headers, timeout = 30_000 } = {}) {
     super();
-    this.#credentials = credentials;
-    this.#url = new URL(base.replace(/\/$/, ""), location.href);
-    this.#channel = new BroadcastChannel(this.#url.href);
-    this.#channel.onmessage = ({ data }) => this.#hear(data);
-  }
+    const { href = "http://localhost", origin = "" } = globalThis.location ?? {};
+    const url = new URL(base, href).href.replace(/\/+$/, "");
+    if (/[?#]/.test(url)) throw new TypeError(`base has a query: ${url}`);
 
-  /** Get a user's token. @param {string} username @param {string} password @returns {Promise<void>} */
-  async signIn(username, password) {
-    await this.#alone(async () => this.#take("user", await this.#post("token", { username, password })));
-  }
+    /** @type {any} the token that this tab has, a `Held` */ let held;
+    /** @type {any} a BroadcastChannel */ let channel;
+    /** @type {Promise<Held> | undefined | null} */ let renewal;
+    /** @type {Promise<void> | undefined} the last sign-in or exchange */ let beginning;
+    /** @type {Record<string, Held>} what other tabs have, by id */ let answers = {};
+    /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
+    /** @type {any} the message about a renewal that failed */ let failure;
+    /** @type {string | number} the id of the last sign-in or exchange */ let wanted = 0;
+    let ended = false;
+    let closed = false;
+    let notBefore = 0; // by now()
 
-  /** Get the account's token, which the server shares among all its callers. @returns {Promise<void>} */
-  async exchange() {
-    await this.#alone(async () => (await this.#askTabs("exchange")) ?? this.#take("exchange", await this.#post("exchange", {})));
-  }
+    const emit = (/** @type {string} */ type, /** @type {any} */ detail) =>
+      this.dispatchEvent(new CustomEvent(type, { detail }));
 
-  /** Return a living access token, renewed first if it is about to end. @returns {Promise<string>} */
-  async accessToken() {
-    const held = this.#held ?? (await this.#askTabs()) ?? refuse("sign in or exchange");
-    const left = held.endsAt - Date.now();
-    if (left > held.life * ADVISORY) return secret(held);
-    const renewal = this.#renew(held);
-    if (left > held.life * MANDATORY) {
-      renewal.catch(() => {}); // it is said by an event, and tried again
-      return secret(held);
-    }
-    return renewal.then(
-      (renewed) => secret(renewed),
-      (error) => {
-        if (Date.now() < held.endsAt && !error.isFinal) return secret(held);
-        throw error;
-      },
-    );
-  }
-
-  /**
-   * `fetch` with the access token. After a 401 the token is renewed and the request sent once more, if its body can be.
-   * @param {RequestInfo | URL} input @param {RequestInit} [init] @returns {Promise<Response>}
-   */
-  async fetch(input, init = {}) {
-    const send = async (/** @type {string} */ token) => {
-      const request = new Request(input instanceof Request ? input.clone() : input, init);
-      request.headers.set("Authorization", `Bearer ${token}`);
-      return fetch(request);
+    /** @returns {never} */
+    const abort = () => {
+      throw new BakryptError(0, "aborted");
     };
-    const token = await this.accessToken();
-    const response = await send(token);
-    if (response.status !== 401 || init.body instanceof ReadableStream || !this.#held) return response;
-    const held = secret(this.#held) === token ? await this.#renew(this.#held, true) : this.#held;
-    return send(secret(held));
-  }
 
-  /** Forget the token, in all tabs. */
-  signOut() {
-    this.#end("signed out");
-  }
+    /** @returns {never} */
+    const refuse = () => {
+      throw new BakryptError(401, "login_required", "sign in or exchange");
+    };
 
-  /** @param {Held} old @param {boolean} [rejected] @returns {Promise<Held>} */
-  #renew(old, rejected = false) {
-    this.#renewal ??= this.#alone(() => this.#renewAlone(old, rejected)).finally(() => (this.#renewal = null));
-    return this.#renewal;
-  }
+    /** @param {string} route @param {object} parameters @returns {Promise<Fresh>} */
+    const post = async (route, parameters) => {
+      const all = new Headers(typeof headers === "function" ? headers() : headers);
+      all.set("Content-Type", "application/json");
+      const signal = AbortSignal.timeout(timeout);
+      const ends = now();
+      const endsAt = date();
+      /** @type {any} */ let response;
+      /** @type {any} */ let reply = {};
+      try {
+        response = await fetch(`${url}/${route}/`, {
+          method: "POST",
+          credentials,
+          headers: all,
+          body: JSON.stringify(parameters),
+          signal,
+        });
+        reply = Object(await response.json());
+      } catch (/** @type {any} */ { name }) {
+        if (name !== "SyntaxError") {
+          throw new BakryptError(
+            0,
+            signal.aborted ? "timeout" : "network_error",
+            // A browser does not say whether it was the network or CORS, which only a page of another origin can meet.
+            `no reply${url.startsWith(origin) ? "" : `: is it up, and does its BAKRYPT_ALLOWED_ORIGINS list ${origin}?`}`,
+          );
+        }
+      }
+      const { access_token: access, error } = reply;
+      if (response.ok && access && typeof access === "string") {
+        const given = parseFloat(reply.expires_in) * 1000;
+        const life = given >= 0 ? given : Infinity;
+        return { access, refresh: reply.refresh_token, ends: ends + life, endsAt: endsAt + life };
+      }
+      const after = response.headers.get("Retry-After"); // seconds, or a date
+      throw new BakryptError(
+        response.status,
+        // Whatever is between here and the server may answer with a page of its own.
+        response.ok || typeof error !== "string" ? "bad_reply" : error,
+        reply.error_description,
+        Math.max(0, +after || Math.ceil((Date.parse(after) - date()) / 1000)) || undefined,
+      );
+    };
 
-  /** @param {Held} old @param {boolean} rejected @returns {Promise<Held>} */
-  async #renewAlone(old, rejected) {
-    // Looked at again: another tab may have renewed it while this one waited for the lock, and its message be on its way.
-    if (this.#held === old) await this.#askTabs();
-    if (this.#held !== old) return this.#held ?? refuse("signed out");
-    if (Date.now() < this.#notBefore) throw new BakryptError(0, "temporarily_unavailable", "try again later");
-    const { access_token, refresh_token } = old.token;
-    let token;
+    /**
+     * Do it in one tab at a time, where there are locks. A tab that was frozen with the lock is not waited for.
+     * @template T @param {() => Promise<T>} work @returns {Promise<T>}
+     */
+    const alone = async (work) => {
+      let working;
+      try {
+        const signal = AbortSignal.timeout(timeout + 1000);
+        await navigator.locks.request(url, { signal }, () => (working = work()).catch(() => {}));
+      } catch {} // no lock, or another tab has stolen it: the work goes on
+      return working ?? work();
+    };
+
+    const say = (/** @type {object} */ message) => {
+      message = { ...message, v: 2 };
+      channel?.postMessage(message);
+      hear(message); // what holds for the others holds here
+    };
+
+    const tell = (/** @type {Held} */ held) => say({ ...held, endsAt: date() + left(held) });
+
+    const ask = async (/** @type {string | number} */ id, gen = 0, ms = 100) => {
+      answers = {};
+      say({ ask: true, id, gen });
+      await new Promise((resolve) => setTimeout(resolve, ms));
+    };
+
+    /** Return the token if it is of this session, or false. @param {string | number} id @returns {Held | false} */
+    const own = (id) => held?.id === id && held;
+
+    const hear = (/** @type {any} */ message) => {
+      const { v, id, gen, ask, access, endsAt, pause, over } = Object(message);
+      if (v !== 2) return;
+      const ours = own(id);
+      if (ask) {
+        if (held && (!id || (ours && ours.gen > gen))) tell(held);
+      } else if (typeof access === "string") {
+        message.ends = now() + endsAt - date();
+        answers[id] = message;
+        if (ours && gen > ours.gen) keep(message);
+      } else if (ours && gen >= ours.gen) {
+        if (pause) {
+          failure = message;
+          notBefore = now() + pause;
+        } else if (over) {
+          held = null;
+          ended = true;
+          emit("lost", over);
+        }
+        schedule();
+      }
+    };
+
     try {
-      if (old.way === "exchange") token = await this.#post("exchange", rejected ? { rejected_token: access_token } : {});
-      else if (refresh_token) token = await this.#post("token", { grant_type: "refresh_token", refresh_token });
-      else return refuse("no refresh token");
-    } catch (/** @type {any} */ error) {
-      if (error.isFinal) this.#end(error.message);
-      else this.#holdOff(error);
-      throw error;
-    }
-    // Signed out, or in anew, meanwhile: the reply is of a session that is over.
-    if (this.#held !== old) return this.#held ?? refuse("signed out");
-    return this.#take(old.way, token, old);
-  }
+      channel = new BroadcastChannel(url);
+      channel.onmessage = (/** @type {MessageEvent} */ { data }) => hear(data);
+    } catch {} // there is none, or cookies are blocked: this tab goes on alone
 
-  /** @param {BakryptError} error */
-  #holdOff(error) {
-    this.#pause = Math.min(this.#pause * 2 || 1000, LONGEST_PAUSE);
-    this.#notBefore = Date.now() + (error.retryAfter ? error.retryAfter * 1000 : this.#pause * (0.5 + Math.random()));
-    this.#schedule(this.#notBefore);
-  }
+    /** Return whether to renew the token: 0 if not, 1 if it is time to, 2 if callers wait for that. */
+    const need = () => {
+      if (left(held) <= held.due / 5) return 2;
+      return left(held) > held.due || now() < notBefore ? 0 : 1;
+    };
 
-  /** @param {Way} way @param {AccessToken} token @param {Held} [old] that it renews, here and in other tabs @returns {Held} */
-  #take(way, token, old) {
-    // A shared token in its last second says 0: it is renewed at once, and not only when it is asked for.
-    const life = Math.max(Number(token.expires_in), 1) * 1000 || 0;
-    const held = { way, token, life, endsAt: Date.now() + life };
-    this.#replaced = secret(old);
-    this.#keep(held);
-    this.#channel.postMessage({ held, replaced: this.#replaced });
-    return held;
-  }
+    // At least every 30 s: a timer does not notice that the machine slept.
+    const schedule = () => {
+      clearTimeout(timer);
+      if (!held || closed) return;
+      const delay = Math.max(left(held) - held.due, notBefore - now());
+      timer = setTimeout(() => renew().then(schedule, schedule), Math.min(delay, 30_000));
+    };
 
-  /** @param {Held} held */
-  #keep(held) {
-    this.#held = held;
-    this.#pause = this.#notBefore = 0;
-    this.#schedule(held.endsAt - held.life * ADVISORY);
-    this.dispatchEvent(new CustomEvent("renewed", { detail: { expiresIn: (held.endsAt - Date.now()) / 1000 } }));
-  }
+    const keep = (/** @type {Held} */ next) => {
+      const isNew = next.access !== held?.access;
+      held = next;
+      failure = null;
+      notBefore = now() + 500; // tokens without a life are not renewed all the time
+      ended = closed;
+      schedule();
+      if (isNew && !closed) emit("renewed", { expiresIn: left(next) / 1000 });
+      return next;
+    };
 
-  /** @param {number} at */
-  #schedule(at) {
-    clearTimeout(this.#timer);
-    const delay = Math.max(0, at - Date.now());
-    // A timer holds 24 days at most; a token without a life is renewed when it is asked for.
-    if (this.#held?.life && delay < 2 ** 31) this.#timer = setTimeout(() => this.accessToken().catch(() => {}), delay);
-  }
-
-  /** End the session here and in the tabs that hold the same token. @param {string} why */
-  #end(why) {
-    this.#channel.postMessage({ over: why, replaced: secret(this.#held) });
-    this.#drop(why);
-  }
-
-  /** @param {string} why */
-  #drop(why) {
-    clearTimeout(this.#timer);
-    if (!this.#held) return;
-    this.#held = null;
-    this.dispatchEvent(new CustomEvent("lost", { detail: why }));
-  }
-
-  /** @param {{held?: Held, over?: string, replaced?: string, ask?: boolean}} message of another tab */
-  #hear({ held, over, replaced, ask }) {
-    const own = this.#held;
-    const isOurs = own && secret(own) === replaced;
-    if (ask && own) this.#channel.postMessage({ held: own, replaced: this.#replaced });
-    else if (over && isOurs) this.#drop(over);
-    else if (held && (own ? isOurs || own.way + held.way === "exchangeexchange" : this.#asking)) this.#keep(held);
-  }
-
-  /** Ask the other tabs for a token. @param {Way} [way] @returns {Promise<Held | null>} */
-  #askTabs(way) {
-    const fits = () => (this.#held && (!way || this.#held.way === way) && this.#held.endsAt > Date.now() ? this.#held : null);
-    this.#asking = true;
-    this.#channel.postMessage({ ask: true });
-    return new Promise((resolve) => {
-      const stop = () => {
-        clearTimeout(timer);
-        this.#asking = false;
-        this.removeEventListener("renewed", stop);
-        resolve(fits());
+    /** Tell the others of a token that the server gave. @param {string | number} id @param {Fresh} fresh @param {any} old */
+    const publish = (id, fresh, old) => {
+      const life = left(fresh);
+      const next = {
+        ...fresh,
+        id,
+        gen: Math.max(date(), old?.gen + 1 || 0),
+        // If it is the old token, the server has not renewed it yet.
+        due: life < Infinity ? life / (old?.access === fresh.access ? 2 : 10) : 0,
+        refresh: fresh.refresh ?? old?.refresh,
       };
-      const timer = setTimeout(stop, ASK_TABS);
-      this.addEventListener("renewed", stop);
-    });
-  }
+      tell(next);
+      return next;
+    };
 
-  /** One tab at a time. @template T @param {() => Promise<T>} work @returns {Promise<T>} */
-  async #alone(work) {
-    return navigator.locks ? navigator.locks.request(this.#url.href, work) : work();
-  }
+    /** @returns {Promise<Held>} */
+    const renew = () => {
+      const { id } = held;
+      const current = () => own(id) || abort();
+      return (renewal ??= alone(async () => {
+        if (need()) await ask(id, current().gen);
+        const old = current();
+        const { gen } = old;
+        if (!need()) return old;
+        if (failure && now() < notBefore) throw new BakryptError(failure.status, failure.error, failure.description);
+        let fresh;
+        try {
+          fresh = await (id === EXCHANGE
+            ? post(id, { rejected_token: old.due < Infinity ? undefined : old.access })
+            : post("token", { grant_type: "refresh_token", refresh_token: old.refresh ?? refuse() }));
+        } catch (/** @type {any} */ error) {
+          if (error.isFinal) {
+            await ask(id, gen, 1000);
+            if (current().gen > gen) return current();
+            say({ over: error.message, id, gen });
+          } else {
+            const usual = Math.min(failure?.pause * 2 || 1000, 30_000) * (0.5 + Math.random());
+            say({ ...error, id, gen, pause: Math.max(error.retryAfter * 1000 || 0, usual) });
+          }
+          throw error;
+        }
+        // The others need it even if this tab was signed out, or in as somebody else, meanwhile.
+        publish(id, fresh, old);
+        return current();
+      }).finally(() => (renewal = null)));
+    };
 
-  /** @param {string} route @param {Record<string, string>} body @returns {Promise<AccessToken>} */
-  async #post(route, body) {
-    const response = await fetch(`${this.#url}/${route}/`, {
-      method: "POST",
-      credentials: this.#credentials,
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-    }).catch(() => {
-      // A browser does not say whether it was the network or CORS; only a page of another origin can meet the latter.
-      const { origin } = location;
-      const hint = this.#url.origin === origin ? "" : `: is it up, and does its BAKRYPT_ALLOWED_ORIGINS list ${origin}?`;
-      throw new BakryptError(0, "network_error", `no reply${hint}`);
-    });
-    const reply = await response.json().catch(() => ({}));
-    if (response.ok) return reply;
-    const retryAfter = Number(response.headers.get("Retry-After")) || undefined;
-    throw new BakryptError(response.status, reply.error ?? "server_error", reply.error_description, retryAfter);
+    /** @param {string} [rejected] @returns {Promise<Held>} */
+    const living = async (rejected) => {
+      if (closed) abort();
+      if (!held) await beginning?.catch(() => {});
+      if (!held && !ended) {
+        await ask(0);
+        const [found, another] = Object.values(answers);
+        // Of two users' tokens neither: nobody can say whose this tab is.
+        if (!held && !ended && found && !another) keep(found);
+      }
+      const old = held ?? refuse();
+      if (old.access === rejected) old.due = Infinity;
+      if (need() > 1) {
+        try {
+          return await renew();
+        } catch (/** @type {any} */ error) {
+          if (old.access === rejected || left(old) <= 0 || error.isFinal) throw error;
+        }
+      } else if (need()) renew().catch(() => {}); // it is tried again
+      return old;
+    };
+
+    /** @param {string | number} id @param {(check: () => void) => Promise<any>} get */
+    const begin = async (id, get) => {
+      const check = () => (closed || wanted !== id) && abort();
+      wanted = id;
+      check();
+      return (beginning = get(check).then((found) => {
+        check();
+        keep(found.gen ? found : publish(id, found, own(id)));
+      }));
+    };
+
+    /** Get a user's token. @param {string} username @param {string} password */
+    this.signIn = (username, password) => begin(Math.random(), () => post("token", { username, password }));
+
+    /** Get the account's token, which the server shares among all its callers. */
+    this.exchange = () =>
+      begin(EXCHANGE, (check) =>
+        alone(async () => {
+          if (!own(EXCHANGE)) await ask(EXCHANGE);
+          check();
+          const found = own(EXCHANGE) || answers[EXCHANGE];
+          return found && left(found) > 0 ? found : post(EXCHANGE, {});
+        }),
+      );
+
+    /**
+     * Return a living access token, renewed first if it is about to expire, or if it is the one that bakrypt `rejected`.
+     * @param {{rejected?: string}} [options] @returns {Promise<string>}
+     */
+    this.accessToken = async ({ rejected } = {}) => (await living(rejected)).access;
+
+    /**
+     * `fetch` with the access token. After a 401 the token is renewed and the request sent once more, if its body can be.
+     * @param {any} input @param {any} [init] @returns {Promise<Response>}
+     */
+    this.fetch = async (input, init) => {
+      /** @type {any} */ let response;
+      /** @type {Held | undefined} */ let last;
+      for (;;) {
+        const request = new Request(input.clone?.() ?? input, init);
+        const { signal } = request;
+        /** @type {Held} */ const next = await new Promise((resolve, reject) => {
+          signal.throwIfAborted();
+          signal.onabort = () => reject(signal.reason);
+          living(last?.access).then(resolve, reject);
+        });
+        // Not once more with the same token, nor with that of another user who has signed in meanwhile.
+        if (last && (last.id !== next.id || last.access === next.access)) return response;
+        request.headers.set("Authorization", `Bearer ${next.access}`);
+        response = await fetch(request);
+        if (response.status !== 401 || last || init?.body?.getReader) return response;
+        last = next;
+      }
+    };
+
+    /** Forget the token, in all tabs. */
+    this.signOut = () => {
+      wanted = 0;
+      ended = true;
+      say({ over: "signed out", id: held?.id, gen: Infinity });
+    };
+
+    /** Stop the timers and leave the other tabs, which keep their token. A closed session cannot be used any more. */
+    this.close = async () => {
+      ended = closed = true;
+      schedule();
+      // A refresh under way ends the other tabs' token: they must hear of the new one.
+      await renewal?.catch(() => {});
+      channel = channel?.close();
+    };
   }
 }

@@ -150,6 +150,38 @@ class TestToken:
         expect(other.locator("#whose")).to_have_text("Signed out.")
         assert sandbox.calls["/auth/token/"] == 1
 
+    def test_two_tabs_renew_it_once(
+        self, page: Page, context: BrowserContext, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """Past two ends of an exchanged token: both count the same renewals, and both can upload."""
+        sandbox.expires_in = 3
+        exchange(page)
+        expect(page.locator("#token")).to_be_visible()
+        other = open_page(context)
+        exchange(other)
+        for tab in (page, other):
+            expect(tab.locator("#renewals")).to_have_text(re.compile("^[1-9]"), timeout=10_000)
+        sandbox.expires_in = 60
+        (tmp_path / "a.txt").write_bytes(b"x")
+        for tab in (page, other):
+            expect(tab.locator("#left")).to_have_text(re.compile(r"^(1 min 0 s|5\d s)$"), timeout=10_000)
+            upload(tab, tmp_path / "a.txt")
+            expect(tab.locator("#uploaded")).to_be_visible()
+        renewals = page.locator("#renewals").text_content() or ""
+        assert sandbox.calls["/auth/exchange/"] == 1 + int(renewals.split(",")[0])
+
+    def test_an_upload_with_a_refused_token(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
+        """The token is renewed and the file sent once more, with its bar."""
+        exchange(page)
+        page.get_by_role("button", name="Show").click()
+        shown = page.locator("#access-token")
+        expect(shown).to_have_text(re.compile(r"^\w{30}$"))
+        sandbox.store.revoke(shown.text_content() or "")
+        (tmp_path / "a.txt").write_bytes(b"x")
+        upload(page, tmp_path / "a.txt")
+        expect(page.locator("#uploaded")).to_be_visible()
+        assert sandbox.calls["/auth/exchange/"] == 2
+
     def test_a_token_that_ends(self, page: Page, sandbox: Sandbox) -> None:
         """Its life is over on the page when it is over upstream, and nothing is uploaded with it."""
         sandbox.expires_in = 2

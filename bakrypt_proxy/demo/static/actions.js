@@ -13,7 +13,7 @@ export async function run(action) {
     await action();
   } catch (error) {
     if (!(error instanceof BakryptError)) throw error;
-    showProblem(error);
+    if (error.error !== "aborted") showProblem(error); // else another button was pressed meanwhile
   }
 }
 
@@ -53,6 +53,7 @@ function showProblem(error) {
 function explain({ status, error, description, retryAfter }) {
   switch (error || status) {
     case "network_error":
+    case "timeout":
       return ["No answer.", "The server could not be reached. Is it still running?"];
     case "invalid_grant":
       return ["That was not accepted.", description];
@@ -64,6 +65,8 @@ function explain({ status, error, description, retryAfter }) {
     case "login_required":
     case 401:
       return ["The token is not accepted any more.", "Get a new one and try again."];
+    case "bad_reply":
+      return ["That was no answer of this server.", "Something between it and the page replied."];
     case "server_error":
       return ["The server could not get a token.", description];
     default:

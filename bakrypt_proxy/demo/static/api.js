@@ -41,10 +41,10 @@ async function uploadFile(form, calls) {
   }
 }
 
-// Sends the file and returns the attachment. A token that is refused is renewed by `session.fetch`, without a bar.
-async function send(form, calls, onProgress) {
+// Sends the file and returns the attachment. A token that is refused is renewed, and the file is sent once more.
+async function send(form, calls, onProgress, rejected) {
   const url = `${apiUrl}/v1/files/`;
-  const token = await session.accessToken();
+  const token = await session.accessToken({ rejected });
   const { name, size } = form.elements.file.files[0];
   const end = calls.begin("POST", url, [["authorization", `Bearer ${token}`]], `file: ${name}, ${bytes(size)}`);
   const reply = await upload(url, token, new FormData(form), onProgress).catch((error) => {
@@ -52,7 +52,7 @@ async function send(form, calls, onProgress) {
     throw unreachable(error);
   });
   end(reply);
-  return reply.status === 401 ? call("POST", "/v1/files/", { body: new FormData(form) }) : accept(reply);
+  return reply.status === 401 && !rejected ? send(form, calls, onProgress, token) : accept(reply);
 }
 
 async function createAsset(form) {

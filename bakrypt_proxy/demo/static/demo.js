@@ -7,7 +7,7 @@ import { session } from "./session.js";
 
 const MASK = "•".repeat(24);
 
-let life = NaN; // in seconds
+let life = NaN; // in seconds; Infinity if the server does not say
 let endsAt = NaN; // in ms of performance.now()
 let renewals = 0;
 let attempts = 0; // to get a token
@@ -71,11 +71,12 @@ async function copyToken() {
 
 function tick() {
   const left = Math.max(0, (endsAt - performance.now()) / 1000);
-  const isUsable = !find("#token").hidden && (left > 0 || !(life > 0));
+  const isSaid = Number.isFinite(life);
+  const isUsable = !find("#token").hidden && (left > 0 || !isSaid);
   for (const button of document.querySelectorAll("#upload button, #asset button")) button.disabled = !isUsable;
-  find("#life").hidden = !(life > 0);
+  find("#life").hidden = !isSaid;
   find("#life").value = left / life || 0;
-  find("#left").textContent = !(life > 0) ? "not said" : left > 0 ? duration(left) : "over";
+  find("#left").textContent = !isSaid ? "not said" : left > 0 ? duration(left) : "over";
 }
 
 function duration(seconds) {
