@@ -9,7 +9,7 @@ from bakrypt_proxy import Settings, create_api_blueprint
 
 BUNDLE = Path(__file__).parent / "node_modules" / "bakrypt-launchpad" / "dist"
 # What the component needs. Its messages run HTML, so no other script and no other address is open.
-POLICY = "; ".join(
+POLICY = "; ".join(  # noqa: FLY002 - a line for each
     [
         "default-src 'none'",
         "script-src 'self'",

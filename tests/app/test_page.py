@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from browsing import browser, needs_chromium
 from conftest import serve
 from flask import Flask
@@ -14,6 +15,7 @@ from packages import needs_npm, packages
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from app import create_app
+from bakrypt_proxy import BakryptClient, Settings
 from bakrypt_proxy.sandbox import Sandbox
 
 __all__ = ["browser", "packages"]  # a fixture is used by its name
@@ -38,7 +40,7 @@ def sandbox(app: Flask) -> Sandbox:
 
 @pytest.fixture
 def context(browser: Browser, app: Flask) -> Iterator[BrowserContext]:
-    """A browser of a phone's width on the app's address. An error in the page's code fails the test."""
+    """A browser of a phone's width. An error in the page's code fails the test."""
     faults: list[str] = []
     with (
         serve(app) as url,
@@ -77,16 +79,23 @@ def sign_in(page: Page, password: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-def upload(page: Page, file: Path) -> None:
+FOCUSED = "document.activeElement.textContent.trim() || document.activeElement.name"
+WITH_TOKEN = "#with-token"
+WITHOUT_TOKEN = "#without-token"
+
+
+def upload(page: Page, file: Path, way: str = WITH_TOKEN) -> None:
     """Choose a file and send it."""
-    page.get_by_label("File", exact=True).set_input_files(file)
-    page.get_by_role("button", name="Upload").click()
+    forms = page.locator(way)
+    forms.get_by_label("File", exact=True).set_input_files(file)
+    forms.get_by_role("button", name="Upload").click()
 
 
-def create_asset(page: Page) -> None:
+def create_asset(page: Page, way: str = WITH_TOKEN) -> None:
     """Name it and press the button."""
-    page.get_by_label("Asset name").fill("Gold")
-    page.get_by_role("button", name="Create").click()
+    forms = page.locator(way)
+    forms.get_by_label("Asset name").fill("Gold")
+    forms.get_by_role("button", name="Create").click()
 
 
 def call(page: Page, line: str) -> str:
@@ -127,7 +136,7 @@ class TestToken:
         assert sandbox.store.owner(page.evaluate("navigator.clipboard.readText()")) == "account"
 
     def test_a_renewal_is_seen(self, page: Page, sandbox: Sandbox) -> None:
-        """A user's token that ends soon is renewed by itself, again and again, and the one that is shown is alive."""
+        """A user's token is renewed before it expires, and the one that is shown is alive."""
         sandbox.expires_in = 2
         sign_in(page, "alice-password")
         page.get_by_role("button", name="Show").click()
@@ -153,7 +162,7 @@ class TestToken:
     def test_two_tabs_renew_it_once(
         self, page: Page, context: BrowserContext, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        """Past two ends of an exchanged token: both count the same renewals, and both can upload."""
+        """Past the end of two tokens both count the same renewals, and both can upload."""
         sandbox.expires_in = 3
         exchange(page)
         expect(page.locator("#token")).to_be_visible()
@@ -164,13 +173,17 @@ class TestToken:
         sandbox.expires_in = 60
         (tmp_path / "a.txt").write_bytes(b"x")
         for tab in (page, other):
-            expect(tab.locator("#left")).to_have_text(re.compile(r"^(1 min 0 s|5\d s)$"), timeout=10_000)
+            expect(tab.locator("#left")).to_have_text(
+                re.compile(r"^(1 min 0 s|5\d s)$"), timeout=10_000
+            )
             upload(tab, tmp_path / "a.txt")
             expect(tab.locator("#uploaded")).to_be_visible()
         renewals = page.locator("#renewals").text_content() or ""
         assert sandbox.calls["/auth/exchange/"] == 1 + int(renewals.split(",")[0])
 
-    def test_an_upload_with_a_refused_token(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
+    def test_an_upload_with_a_refused_token(
+        self, page: Page, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
         """The token is renewed and the file sent once more, with its bar."""
         exchange(page)
         page.get_by_role("button", name="Show").click()
@@ -183,13 +196,14 @@ class TestToken:
         assert sandbox.calls["/auth/exchange/"] == 2
 
     def test_a_token_that_ends(self, page: Page, sandbox: Sandbox) -> None:
-        """Its life is over on the page when it is over upstream, and nothing is uploaded with it."""
+        """The page says that it is over, and uploads nothing with it."""
         sandbox.expires_in = 2
         exchange(page)
         expect(page.locator("#left")).to_have_text(re.compile(r"^\d s$"))
         sandbox.fail = 503
         expect(page.locator("#left")).to_have_text("over", timeout=10_000)
-        expect(page.get_by_role("button", name="Upload")).to_be_disabled()
+        button = page.locator(WITH_TOKEN).get_by_role("button", name="Upload")
+        expect(button).to_be_disabled()
 
     def test_a_token_that_does_not_say_how_long_it_lives(self, page: Page, tmp_path: Path) -> None:
         """Is used all the same."""
@@ -295,7 +309,8 @@ class TestApi:
 
     def test_upload(self, page: Page, tmp_path: Path) -> None:
         """From the browser to the sandbox's API, with the token."""
-        expect(page.get_by_role("button", name="Upload")).to_be_disabled()
+        button = page.locator(WITH_TOKEN).get_by_role("button", name="Upload")
+        expect(button).to_be_disabled()
         exchange(page)
         file = tmp_path / "ünï.txt"
         file.write_bytes(b"x" * 1234)
@@ -309,18 +324,8 @@ class TestApi:
         """The bar is there while the file is on its way, moves on, and is gone at the end."""
         exchange(page)
         expect(page.locator("#token")).to_be_visible()
-        page.evaluate("""() => {
-            window.seen = [];
-            const bar = document.querySelector("#uploading");
-            new MutationObserver(() => bar.hidden || seen.push(bar.value)).observe(bar, { attributes: true });
-        }""")
-        slow = {
-            "offline": False,
-            "latency": 0,
-            "downloadThroughput": -1,
-            "uploadThroughput": 2_000_000,
-        }
-        page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+        watch_bar(page, "#uploading")
+        throttle(page)
         (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
         upload(page, tmp_path / "large.bin")
         expect(page.locator("#uploaded")).to_contain_text("3,000,000 bytes", timeout=20_000)
@@ -348,7 +353,7 @@ class TestApi:
     def test_an_asset_and_its_transaction(
         self, page: Page, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        """Made of the uploaded file; its transaction waits for the deposit, is minted, and its status follows."""
+        """Made of the uploaded file; its transaction is minted, and its status follows."""
         exchange(page)
         (tmp_path / "a.txt").write_bytes(b"x")
         upload(page, tmp_path / "a.txt")
@@ -377,6 +382,80 @@ class TestApi:
         expect(page.locator("#uploaded")).to_be_hidden()
 
 
+class TestWithoutToken:
+    """The way for a public site."""
+
+    def test_it_comes_first(self, page: Page) -> None:
+        """And says why it is the one."""
+        expect(page.locator("section").first).to_contain_text("The way for a public site.")
+
+    def test_an_asset_and_its_transaction(
+        self, page: Page, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """Made of the uploaded file; its status is followed, and the page never gets a token."""
+        (tmp_path / "ünï.txt").write_bytes(b"x" * 1234)
+        upload(page, tmp_path / "ünï.txt", WITHOUT_TOKEN)
+        expect(page.locator("#public-uploaded")).to_contain_text("1,234 bytes")
+        create_asset(page, WITHOUT_TOKEN)
+        created = page.locator("#public-created")
+        expect(created).to_contain_text("Waiting for the deposit.")
+        assert '"image": "ipfs://Qm' in call(page, "POST /bakrypt/v1/assets/")
+        assert "file: ünï.txt, 1,234 bytes" in call(page, "POST /bakrypt/v1/files/")
+        uuid = created.locator("[data-member=transaction]").text_content()
+        for line in ("/bakrypt/v1/files/", "/bakrypt/v1/assets/", f"/v1/transactions/{uuid}/"):
+            assert "authorization" not in call(page, line)
+        self.mint(sandbox, uuid)
+        expect(created).to_contain_text("confirmed", timeout=20_000)
+        assert "/auth/" not in (page.locator("#calls").text_content() or "")
+
+    def mint(self, sandbox: Sandbox, uuid: str | None) -> None:
+        """Let bakrypt mint it, as the account would."""
+        with BakryptClient(Settings.from_mapping(sandbox.environ)) as account:
+            headers = {"Authorization": f"Bearer {account.exchange()['access_token']}"}
+        url = f"{sandbox.url}/v1/transactions/{uuid}/mint/"
+        assert requests.post(url, headers=headers, timeout=5).ok
+
+    def test_after_a_reload(self, page: Page, context: BrowserContext, tmp_path: Path) -> None:
+        """The newest transaction of this browser is there again; scripts see no cookie."""
+        create_asset(page, WITHOUT_TOKEN)
+        shown = page.locator("#public-created [data-member=transaction]")
+        expect(shown).to_have_text(re.compile("-"))
+        uuid = shown.text_content() or ""
+        page.reload()
+        expect(shown).to_have_text(uuid)
+        assert page.evaluate("document.cookie") == ""
+
+    def test_the_progress_of_an_upload(self, page: Page, tmp_path: Path) -> None:
+        """The bar is there while the file is on its way, and gone at the end."""
+        watch_bar(page, "#public-uploading")
+        throttle(page)
+        (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
+        upload(page, tmp_path / "large.bin", WITHOUT_TOKEN)
+        expect(page.locator("#public-uploaded")).to_contain_text("3,000,000 bytes", timeout=30_000)
+        expect(page.locator("#public-uploading")).to_be_hidden()
+        seen = page.evaluate("seen")
+        assert seen == sorted(seen)
+        assert any(0 < share < 1 for share in seen)
+
+    def test_a_dead_token_and_a_large_file(
+        self, page: Page, app: Flask, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """The server asks for the file again, and the page sends it."""
+        token = app.test_client().post("/auth/exchange/").get_json()["access_token"]
+        sandbox.store.revoke(token)
+        (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
+        upload(page, tmp_path / "large.bin", WITHOUT_TOKEN)
+        expect(page.locator("#public-uploaded")).to_contain_text("3,000,000 bytes", timeout=30_000)
+        assert page.locator("#calls li", has_text="/bakrypt/v1/files/").count() == 2
+        assert sandbox.calls["/v1/files/"] == 2
+
+    def test_a_refusal_reads_well(self, page: Page, sandbox: Sandbox) -> None:
+        """In the server's own words."""
+        sandbox.throttle = 7
+        create_asset(page, WITHOUT_TOKEN)
+        expect(page.get_by_role("alert")).to_contain_text("Try again in 7 seconds.")
+
+
 class TestForEverybody:
     """On a phone, with a keyboard, with a screen reader, by day and by night."""
 
@@ -387,20 +466,20 @@ class TestForEverybody:
 
     def test_with_the_keyboard_alone(self, page: Page) -> None:
         """Everything that can be pressed is reached, shows that it is, and works."""
-        page.keyboard.press("Tab")
-        expect(page.get_by_role("button", name="Exchange")).to_be_focused()
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        reached = []
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            style = "getComputedStyle(document.activeElement).outlineStyle"
+            reached.append((page.evaluate(FOCUSED), page.evaluate(style)))
+        wanted = ["file", "Upload", "name", "amount", "Create", "Exchange"]
+        assert reached == [(name, "solid") for name in wanted]
         page.keyboard.press("Enter")
         expect(page.locator("#token")).to_be_visible()
         page.get_by_role("button", name="Exchange").focus()
         reached = []
         for _ in range(14):
             page.keyboard.press("Tab")
-            reached.append(
-                page.evaluate(
-                    "document.activeElement.textContent.trim() || document.activeElement.name"
-                )
-            )
+            reached.append(page.evaluate(FOCUSED))
         wanted = [
             "username",
             "password",
@@ -420,7 +499,7 @@ class TestForEverybody:
     def test_axe_finds_nothing(
         self, browser: Browser, app: Flask, packages: Path, tmp_path: Path, scheme: Any, _: None
     ) -> None:
-        """axe-core with its usual rules: on the empty page, on the full one, and with a problem on it."""
+        """axe-core, with its usual rules: on the empty page and on a full one with a problem."""
         axe = (packages / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
         with serve(app) as url, browser.new_context(base_url=url, color_scheme=scheme) as context:
             page = open_page(context)
@@ -433,6 +512,30 @@ class TestForEverybody:
             page.close()
 
 
+def watch_bar(page: Page, selector: str) -> None:
+    """Keep what a progress bar shows, in `seen` of the page."""
+    page.evaluate(
+        """(selector) => {
+            window.seen = [];
+            const bar = document.querySelector(selector);
+            const note = () => bar.hidden || seen.push(bar.value);
+            new MutationObserver(note).observe(bar, { attributes: true });
+        }""",
+        selector,
+    )
+
+
+def throttle(page: Page) -> None:
+    """Let the page send 2 MB a second."""
+    slow = {
+        "offline": False,
+        "latency": 0,
+        "downloadThroughput": -1,
+        "uploadThroughput": 2_000_000,
+    }
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+
+
 def fill_in_everything(page: Page, tmp_path: Path) -> None:
     """Bring every part of the page to sight."""
     exchange(page)
@@ -442,6 +545,10 @@ def fill_in_everything(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#uploaded")).to_be_visible()
     create_asset(page)
     expect(page.locator("#created")).to_be_visible()
+    upload(page, tmp_path / "a.txt", WITHOUT_TOKEN)
+    expect(page.locator("#public-uploaded")).to_be_visible()
+    create_asset(page, WITHOUT_TOKEN)
+    expect(page.locator("#public-created")).to_be_visible()
     page.locator("#calls summary").first.click()
 
 
