@@ -217,7 +217,7 @@ WHOLE_DOCUMENT = """() => {
 class TestLaunchpad:
     """`examples/launchpad`: the real bundle, on a page that holds no token."""
 
-    pytestmark = [*needs_npm, pytest.mark.timeout(240)]  # it polls by its own clock, each 10 s
+    pytestmark = needs_npm
 
     @pytest.fixture
     def bundle(self, packages: Path) -> Path:
@@ -291,6 +291,7 @@ class TestLaunchpad:
         expect(invoice.get_by_role("textbox", name="Deposit Address")).to_have_value(DEPOSIT)
         expect(invoice.get_by_role("textbox", name="Expires on")).to_have_value(re.compile(" GMT$"))
 
+    @pytest.mark.timeout(300)  # it polls by its own clock, each 10 s
     def test_no_secret_reaches_the_page(
         self,
         policed: BrowserContext,
@@ -409,7 +410,8 @@ class Network:
 
     def __init__(self, context: BrowserContext) -> None:
         self._replies: list[Any] = []
-        context.on("response", lambda reply: self._replies.append(reply))
+        # Playwright takes no bound method of a list.
+        context.on("response", lambda reply: self._replies.append(reply))  # noqa: PLW0108
 
     def text(self) -> str:
         """All of it."""
