@@ -109,7 +109,7 @@ def _limit_callers(app: Flask, settings: Settings) -> None:
     )
     api_limit = limiter.shared_limit(settings.api_rate_limit, scope="bakrypt_api")
     for name in _API_POSTS & app.view_functions.keys():
-        app.view_functions[name] = api_limit(app.view_functions[name])
+        app.view_functions[name] = api_limit(app.ensure_sync(app.view_functions[name]))
 
 
 def _refuse_attempt(limit: RequestLimit) -> Response:

@@ -88,7 +88,7 @@ def test_a_real_network_stays_closed(upstream: Upstream) -> None:
 def test_a_sandbox_can_be_closed() -> None:
     """`BAKRYPT_EXCHANGE_PUBLIC=False` and `BAKRYPT_API_PUBLIC=False` are not treated as absent."""
     closed = {"BAKRYPT_EXCHANGE_PUBLIC": False, "BAKRYPT_API_PUBLIC": False}
-    app = create_app(SANDBOX | closed)
+    app = create_app({**SANDBOX, **closed})
     with app.extensions["bakrypt_sandbox"]:
         client = app.test_client()
         assert client.post("/auth/exchange/").status_code == 403
@@ -109,7 +109,7 @@ def test_the_api_of_the_sandbox_is_open(app: Flask) -> None:
 @pytest.mark.parametrize("opened", [False, True])
 def test_the_api_of_a_real_network(upstream: Upstream, opened: bool) -> None:
     """It is closed until a setting opens it, and the page says how."""
-    client = create_app(upstream.environ | {"BAKRYPT_API_PUBLIC": opened}).test_client()
+    client = create_app({**upstream.environ, "BAKRYPT_API_PUBLIC": opened}).test_client()
     assert client.get("/bakrypt/receipts/").status_code == (200 if opened else 403)
     page = client.get("/").text
     assert "Without a token" in page

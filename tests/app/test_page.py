@@ -466,13 +466,13 @@ class TestForEverybody:
 
     def test_with_the_keyboard_alone(self, page: Page) -> None:
         """Everything that can be pressed is reached, shows that it is, and works."""
-        reached = []
+        first = []
         for _ in range(6):
             page.keyboard.press("Tab")
             style = "getComputedStyle(document.activeElement).outlineStyle"
-            reached.append((page.evaluate(FOCUSED), page.evaluate(style)))
-        wanted = ["file", "Upload", "name", "amount", "Create", "Exchange"]
-        assert reached == [(name, "solid") for name in wanted]
+            first.append((page.evaluate(FOCUSED), page.evaluate(style)))
+        names = ["file", "Upload", "name", "amount", "Create", "Exchange"]
+        assert first == [(name, "solid") for name in names]
         page.keyboard.press("Enter")
         expect(page.locator("#token")).to_be_visible()
         page.get_by_role("button", name="Exchange").focus()

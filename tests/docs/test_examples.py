@@ -13,7 +13,15 @@ from browsing import browser, needs_chromium
 from conftest import serve
 from flask import Flask, Response
 from packages import needs_npm, packages
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Route,
+    expect,
+)
 
 from app import create_app
 from bakrypt_proxy.sandbox import CREDENTIALS, Sandbox
@@ -235,6 +243,15 @@ class TestLaunchpad:
     def policed(self, browser: Browser) -> Iterator[BrowserContext]:
         """A browser. An error in the page, a breach of its policy, or a call to bakrypt fails."""
         faults: list[str] = []
+
+        def note_error(line: ConsoleMessage) -> None:
+            if line.type == "error":
+                faults.append(line.text)
+
+        def note_call(sent: Request) -> None:
+            if to_bakrypt(sent.url):
+                faults.append(sent.url)
+
         with browser.new_context() as context:
             context.set_default_timeout(30_000)
             context.add_init_script("""
@@ -242,8 +259,8 @@ class TestLaunchpad:
                     console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
             """)
             context.on("weberror", lambda error: faults.append(str(error.error)))
-            context.on("console", lambda line: line.type == "error" and faults.append(line.text))
-            context.on("request", lambda sent: to_bakrypt(sent.url) and faults.append(sent.url))
+            context.on("console", note_error)
+            context.on("request", note_call)
             # Where the component looks for the image that was uploaded.
             context.route(
                 "https://gateway.bakrypt.io/**",
