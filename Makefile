@@ -12,7 +12,9 @@ test: $(VENV)/dev
 	$(BIN)/pytest
 
 fuzz: $(VENV)/dev
-	FUZZ_EXAMPLES=10000 $(BIN)/pytest -q --timeout 3600 tests/test_fuzz.py
+	FUZZ_EXAMPLES=10000 DIFFERENTIAL_EXAMPLES=10000 $(BIN)/pytest -q --timeout 7200 \
+		tests/test_fuzz.py tests/upstream/test_differential.py
+	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q --timeout 3600 tests/tokens/test_state_machine.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/bench.py

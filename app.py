@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,12 +13,15 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Flask, Response, make_response, request
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter, RequestLimit
+from limits import RateLimitItemPerSecond
+from limits.strategies import FixedWindowRateLimiter
 from werkzeug.exceptions import HTTPException, TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bakrypt_proxy import (
     JsonFormatter,
     Settings,
+    add_redis_probe,
     create_api_blueprint,
     create_blueprint,
     is_password_attempt,
@@ -96,13 +100,7 @@ def _set_up_logging(settings: Settings) -> None:
 
 def _limit_callers(app: Flask, settings: Settings) -> None:
     """Limit password attempts and POSTs to the API by client address, in Redis if configured."""
-    limiter = Limiter(
-        _client,
-        app=app,
-        key_prefix="bakrypt_proxy",
-        on_breach=_refuse_attempt,
-        **_limiter_storage(settings),
-    )
+    limiter = Limiter(_client, app=app, on_breach=_refuse_attempt, **_limiter_storage(settings))
     limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
     app.view_functions["bakrypt.token"] = limit(
         app.ensure_sync(app.view_functions["bakrypt.token"])
@@ -110,6 +108,8 @@ def _limit_callers(app: Flask, settings: Settings) -> None:
     api_limit = limiter.shared_limit(settings.api_rate_limit, scope="bakrypt_api")
     for name in _API_POSTS & app.view_functions.keys():
         app.view_functions[name] = api_limit(app.ensure_sync(app.view_functions[name]))
+    if settings.redis_url is not None:
+        add_redis_probe(app, partial(_limiter_problem, limiter, settings.redis_url))
 
 
 def _refuse_attempt(limit: RequestLimit) -> Response:
@@ -120,13 +120,26 @@ def _refuse_attempt(limit: RequestLimit) -> Response:
 def _limiter_storage(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is None:
         return {"storage_uri": "memory://"}
-    from bakrypt_proxy.tokens.redis_store import REDIS_OPTIONS  # noqa: PLC0415 - redis is an extra
+    from bakrypt_proxy.tokens.redis_connection import redis_options  # noqa: PLC0415 - an extra
 
     return {
         "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
-        "storage_options": REDIS_OPTIONS,
+        "storage_options": {**redis_options(settings.redis_url), "key_prefix": "bakrypt_proxy"},
         "in_memory_fallback_enabled": True,
     }
+
+
+def _limiter_problem(limiter: Limiter, redis_url: str) -> str | None:
+    """Return why attempts cannot be counted in Redis right now; without it they are in memory."""
+    from bakrypt_proxy.tokens.redis_connection import explain  # noqa: PLC0415 - an extra
+
+    counter, limit = FixedWindowRateLimiter(limiter.storage), RateLimitItemPerSecond(1_000_000)
+    try:
+        counter.hit(limit, "probe")
+        counter.get_window_stats(limit, "probe")
+    except Exception as error:  # noqa: BLE001 - what is no Redis makes redis-py raise anything
+        return f"password attempts are counted in memory: {explain(error, redis_url)}"
+    return None
 
 
 def _client() -> str:

@@ -17,7 +17,7 @@ from .upstream.client import BakryptClient
 from .web.api import create_api_blueprint
 from .web.auth import create_blueprint, is_password_attempt
 from .web.contract import render_http_error
-from .web.registration import read_settings, readiness_problems
+from .web.registration import add_redis_probe, read_settings, readiness_problems
 
 __all__ = [
     "AccessDeniedError",
@@ -33,6 +33,7 @@ __all__ = [
     "UnavailableError",
     "UpstreamFailedError",
     "UpstreamRefusedError",
+    "add_redis_probe",
     "create_api_blueprint",
     "create_blueprint",
     "is_password_attempt",

@@ -1,10 +1,18 @@
 """One bakrypt account: its settings, its client and its shared token."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from .settings import Settings
-from .tokens.shared import SharedToken, TokenStore
+from .tokens.shared import SharedToken
 from .upstream.client import BakryptClient
 
+if TYPE_CHECKING:
+    from .tokens.redis_store import RedisTokenStore
+
 _IDENTITY = ("url", "token", "client_id", "client_secret", "timeout", "redis_url")
+
+Probe = Callable[[], str | None]  # says why Redis cannot be used right now, or None if it can
 
 
 class Account:
@@ -19,11 +27,13 @@ class Account:
         self._given_client = client
         self.client: BakryptClient = BakryptClient(settings) if client is None else client
         own = self.client.settings
+        store = _create_store(own, settings.redis_url)
+        self._redis_probes: list[Probe] = [] if store is None else [store.problem]
         self.shared_token: SharedToken = SharedToken(
             lambda seconds: self.client.exchange(timeout=seconds, shared=True),
             timeout=own.timeout,
             network=own.network,
-            store=_create_store(own, settings.redis_url),
+            store=store,
         )
 
     def serves(self, settings: Settings, client: BakryptClient | None) -> bool:
@@ -32,25 +42,29 @@ class Account:
             return False
         return all(getattr(settings, name) == getattr(self.settings, name) for name in _IDENTITY)
 
+    def add_redis_probe(self, probe: Probe) -> None:
+        """Have another use of the account's Redis looked at, too, such as a rate limiter's."""
+        self._redis_probes.append(probe)
+
     def problems(self) -> list[str]:
-        """Return what is missing: credentials, or a Redis that answers. Bakrypt is not asked."""
+        """Return what is missing: credentials, or a usable Redis. Bakrypt is not asked."""
         found = []
         if self.settings.token is None and self.settings.client_secret is None:
             found.append("no credentials are set")
         if (problem := self.redis_problem()) is not None:
-            found.append(f"Redis does not answer: {problem}")
+            found.append(f"Redis cannot be used: {problem}")
         return found
 
     def redis_problem(self) -> str | None:
-        """Return why Redis cannot be used right now, or None if it can or is not configured."""
-        if self.settings.redis_url is None:
-            return None
-        from .tokens.redis_store import redis_problem  # noqa: PLC0415 - redis is an extra
+        """Return why Redis cannot be used right now, or None if it can or nothing uses it.
 
-        return redis_problem(self.settings.redis_url)
+        Each use is tried as it happens in earnest.
+        """
+        found = [problem for probe in self._redis_probes if (problem := probe()) is not None]
+        return "; ".join(dict.fromkeys(found)) or None
 
 
-def _create_store(account: Settings, redis_url: str | None) -> TokenStore | None:
+def _create_store(account: Settings, redis_url: str | None) -> "RedisTokenStore | None":
     if redis_url is None or account.token is None:
         return None
     from .tokens.redis_store import RedisTokenStore  # noqa: PLC0415 - redis is an extra

@@ -167,8 +167,8 @@ def _redis_finding(account: Account) -> Finding:
         return Finding("redis", "off", "each process has its own token")
     problem = account.redis_problem()
     if problem is None:
-        return Finding("redis", "ok", "it answers")
-    return Finding("redis", "FAILED", f"{problem}: look at BAKRYPT_REDIS_URL")
+        return Finding("redis", "ok", "it works")
+    return Finding("redis", "FAILED", f"not usable: {problem}: look at BAKRYPT_REDIS_URL")
 
 
 def _upstream_finding(errors: list[BakryptError | None]) -> Finding:

@@ -48,7 +48,7 @@ def gunicorn(
             yield url
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(40)  # above gunicorn's graceful timeout, on a busy machine
 
 
 def is_up(url: str) -> bool:

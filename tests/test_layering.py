@@ -25,7 +25,7 @@ PUBLIC_MODULES = {
     "bakrypt_proxy",
     "bakrypt_proxy.demo",
     "bakrypt_proxy.sandbox",
-    "bakrypt_proxy.tokens.redis_store",
+    "bakrypt_proxy.tokens.redis_connection",
     "bakrypt_proxy.web.metrics",
 }
 
@@ -134,6 +134,7 @@ def test_the_public_names() -> None:
         "SettingsError",
         "UpstreamFailedError",
         "UpstreamRefusedError",
+        "add_redis_probe",
         "create_blueprint",
         "is_password_attempt",
         "read_settings",

@@ -1,11 +1,23 @@
-"""Canaries: no planted secret shows in a log at DEBUG, a traceback, a repr, a reply or a command's output."""
+"""Canaries: no planted secret shows in a log, a traceback, its frames, a reply or an output."""
 
+import json
 import logging
+import pickle
+import socket
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import copy, deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
-from conftest import create_app
+import requests
+import trustme
+from conftest import create_app, tls_server
+from flask import Flask, Request
 from misbehaving import (
     TOKEN_REPLY,
     Behaviour,
@@ -16,11 +28,13 @@ from misbehaving import (
     echo_as_error,
     replying,
 )
+from werkzeug.exceptions import HTTPException
 
 from app import create_app as create_our_app
 from bakrypt_proxy import BakryptClient, BakryptError, Settings
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.telemetry import JsonFormatter
+from bakrypt_proxy.upstream.masking import Masked
 
 SECRETS = ("planted-exchange-secret", "planted-client-secret")
 CALLERS = {
@@ -122,8 +136,250 @@ def test_tracebacks_and_reprs(
             str(error.response),
             error.detail,
         ]
-        # A caller's own password may come back to the caller, in a reply that repeats it; our secrets may not.
+        # A caller's own password may come back in a reply that repeats it; our secrets may not.
         assert_silent("".join(shown) + repr(bakrypt) + repr(settings), SECRETS + ISSUED)
+
+
+ALL = SECRETS + ISSUED + tuple(CALLERS.values())
+
+
+def as_a_crash_reporter_sees(error: BaseException) -> str:
+    """Everything that the frames of an error and of its causes hold, but for those of the tests."""
+    seen: list[str] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if link is None:
+            continue
+        seen += [repr(link), str(link), repr(vars(link)), repr(link.args)]
+        pending += [link.__cause__, link.__context__]
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if not frame.f_code.co_filename.startswith(str(Path(__file__).parent)):
+                seen += [text for value in frame.f_locals.values() for text in inside(value)]
+    return "\n".join(seen)
+
+
+def inside(value: object, depth: int = 2) -> Iterator[str]:
+    """What `repr`, `vars` and a pickle show of a value, and of its attributes.
+
+    Not of a request of werkzeug's or an app of Flask's, which hold what the host put there, nor of
+    the settings, whose attributes are public.
+    """
+    yield repr(value)
+    if isinstance(value, Request | Flask | Settings | ModuleType | type):
+        return
+    with suppress(Exception):
+        yield pickle.dumps(value).decode("latin-1")
+    if depth and hasattr(value, "__dict__"):
+        for attribute in vars(value).values():
+            yield from inside(attribute, depth - 1)
+    if depth and isinstance(value, list | tuple | set | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from inside(item, depth - 1)
+
+
+# The timeout of a given session is requests' own: it begins again with each byte of a drip.
+WAYS = [
+    (name, over)
+    for name in PATHS
+    for over in ("tcp", "tls", "given session")
+    if name != "success" and (name, over) != ("drips", "given session")
+]
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("grant", GRANTS.values(), ids=GRANTS)
+@pytest.mark.parametrize(("name", "over"), WAYS)
+def test_frames(
+    request: pytest.FixtureRequest,
+    name: str,
+    over: str,
+    grant: Callable[[BakryptClient], object],
+    warm: bool,
+) -> None:
+    """Of every error that a script does not catch: Sentry collects their local variables."""
+    upstream = request.getfixturevalue("tls_upstream" if over == "tls" else "upstream")
+    timeout = "0.5" if name == "drips" else "5"
+    settings = Settings.from_mapping(upstream.environ | {"BAKRYPT_TIMEOUT": timeout})
+    with requests.Session() as session:
+        bakrypt = BakryptClient(settings, session=session if over == "given session" else None)
+        if warm:
+            grant(bakrypt)
+        upstream.behave = PATHS[name]
+        with pytest.raises(BakryptError) as caught:
+            grant(bakrypt)
+        assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
+        bakrypt.close()
+
+
+@pytest.mark.parametrize("grant", GRANTS.values(), ids=GRANTS)
+def test_frames_without_an_upstream(
+    grant: Callable[[BakryptClient], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens, the certificates are missing, the proxy is none."""
+    credentials = {
+        "BAKRYPT_TOKEN": SECRETS[0],
+        "BAKRYPT_CLIENT_ID": "planted-client-id",
+        "BAKRYPT_CLIENT_SECRET": SECRETS[1],
+        "BAKRYPT_TIMEOUT": "1",
+    }
+    nearby = credentials | {"BAKRYPT_URL": "http://127.0.0.1:9"}
+    here = BakryptClient(Settings.from_mapping(nearby))
+    with pytest.raises(BakryptError) as nobody:
+        grant(here)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:planted-proxy-password@127.0.0.1:9")
+    far = Settings.from_mapping(credentials | {"BAKRYPT_URL": "https://bakrypt.invalid"})
+    with pytest.raises(BakryptError, match="could not be reached") as no_proxy:
+        grant(BakryptClient(far))
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://user:planted-proxy-password@127.0.0.1:9")
+    with pytest.raises(BakryptError, match="must be") as wrong_proxy:
+        grant(BakryptClient(far))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    monkeypatch.delenv("HTTPS_PROXY")
+    with pytest.raises(BakryptError, match="certificates") as no_certificates:
+        grant(BakryptClient(far))
+    for caught in (nobody, no_proxy, wrong_proxy, no_certificates):
+        seen = as_a_crash_reporter_sees(caught.value)
+        assert_silent(seen, (*ALL, "planted-proxy-password", "user:planted", "dXNlcjpw"))
+
+
+@pytest.mark.parametrize("over", ["tcp", "tls"])
+def test_frames_of_a_request_that_upstream_does_not_read(
+    authority: trustme.CA, trusted: Path, over: str
+) -> None:
+    """Python's own `ssl` module holds what it sends in a local variable."""
+    stopped = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        if over == "tls":
+            connection = tls_server(authority, "127.0.0.1").wrap_socket(
+                connection, server_side=True
+            )
+        stopped.wait(10)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scheme = "https" if over == "tls" else "http"
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        settings = Settings(
+            url=f"{scheme}://127.0.0.1:{listener.getsockname()[1]}",
+            client_id="planted-client-id",
+            client_secret=SECRETS[1],
+            timeout=0.5,
+        )
+        with pytest.raises(BakryptError, match="did not answer in time") as caught:
+            # More than the buffers of both sockets take.
+            BakryptClient(settings).password("alice", CALLERS["password"] + "x" * 12_000_000)
+        stopped.set()
+        thread.join()
+    assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
+
+
+@pytest.mark.parametrize("text", ["\ud800", 7, None, b"\xff"])
+def test_frames_of_a_parameter_that_is_no_text(bakrypt: BakryptClient, text: object) -> None:
+    """Python's own error would hold the value."""
+    wrong: Any = f"planted-password{text}" if isinstance(text, str) else text
+    with pytest.raises(BakryptError, match="password is not valid Unicode text") as caught:
+        bakrypt.password("alice", wrong)
+    assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
+    with pytest.raises(BakryptError, match="refresh_token is not valid Unicode text") as caught:
+        bakrypt.refresh(wrong)
+    assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
+
+
+VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (path, {"json": body}) for name, (path, body) in REQUESTS.items()},
+    "form": ("/auth/token/", {"data": {"username": "alice", "password": CALLERS["password"]}}),
+    "broken JSON": (
+        "/auth/token/",
+        {"data": f'{{"password": "{CALLERS["password"]}', "content_type": "application/json"},
+    ),
+    "a list": ("/auth/token/", {"json": [CALLERS["password"]]}),
+    "a member twice": (
+        "/auth/token/",
+        {
+            "data": f'{{"password": "{CALLERS["password"]}", "password": "x"}}',
+            "content_type": "application/json",
+        },
+    ),
+    "a broken form": (
+        "/auth/token/",
+        {
+            "data": f"password={CALLERS['password']}%FF",
+            "content_type": "application/x-www-form-urlencoded",
+        },
+    ),
+    "a field twice": (
+        "/auth/token/",
+        {"data": {"password": [CALLERS["password"], "x"], "username": "alice"}},
+    ),
+    "a broken form of several parts": (
+        "/auth/token/",
+        {
+            "data": {"password": CALLERS["password"], "x": "\N{REPLACEMENT CHARACTER}"},
+            "content_type": "multipart/form-data",
+        },
+    ),
+    "plain text": (
+        "/auth/token/",
+        {"data": CALLERS["password"], "content_type": "text/plain"},
+    ),
+    "too large": (
+        "/auth/token/",
+        {"json": {"password": CALLERS["password"], "padding": "x" * 70_000}},
+    ),
+    "an unknown grant": (
+        "/auth/token/",
+        {"json": {"grant_type": "x", "password": CALLERS["password"]}},
+    ),
+    "a password that is a list": (
+        "/auth/token/",
+        {"json": {"username": "alice", "password": [CALLERS["password"]]}},
+    ),
+    "no username": ("/auth/token/", {"json": {"password": CALLERS["password"]}}),
+}
+
+
+@pytest.mark.parametrize(("path", "arguments"), VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("name", ["closes half-way", "repeats what it was sent", "token in a list"])
+def test_frames_of_the_views(
+    upstream: Upstream, name: str, path: str, arguments: dict[str, Any]
+) -> None:
+    """From Flask's dispatch down, before our handler makes a response of the error."""
+    upstream.behave = PATHS[name]
+    app = create_app(upstream.environ | {"BAKRYPT_SHARE_TOKEN": "false", "BAKRYPT_TIMEOUT": "1"})
+    with app.test_request_context(path, method="POST", **arguments):
+        app.preprocess_request()
+        with pytest.raises((BakryptError, HTTPException)) as caught:
+            app.dispatch_request()
+        assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
+
+
+def test_a_masked_value_shows_nothing() -> None:
+    """By none of the ways in which objects are looked at."""
+    masked = Masked("planted-password")
+    assert masked.reveal() == "planted-password"
+    assert repr(masked) == str(masked) == f"{masked}" == "Masked(***)"
+    assert not hasattr(masked, "__dict__")
+    for copy_it in (pickle.dumps, copy, deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled or copied"):
+            copy_it(masked)
+
+
+def test_the_frames_are_looked_into() -> None:
+    """The canary finds a secret in a local variable, an attribute, a pickle and a cause."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.held = ["planted-password"]
+
+    found = [list(inside(value)) for value in ("planted-password", Holder(), [Holder()])]
+    assert all("planted-password" in "".join(texts) for texts in found)
+    with pytest.raises(json.JSONDecodeError) as caught:
+        json.loads("planted-password")
+    assert "planted-password" in as_a_crash_reporter_sees(caught.value)
 
 
 @pytest.mark.parametrize("behave", [b for name, b in PATHS.items() if name != "success"])

@@ -5,16 +5,19 @@ from collections.abc import Callable
 
 from ..errors import BakryptError, CredentialsRefusedError
 from ..upstream.responses import retry_after_seconds
-
-Clock = Callable[[], float]
+from .cached import Clock
 
 _FIRST_COOLDOWN = 1.0  # seconds after a first failure; twice as long after each further one
 _CREDENTIALS_COOLDOWN = 30.0
-_LONGEST_RETRY_AFTER = 3600.0
+LONGEST_COOLDOWN = 3600.0  # seconds; a longer `Retry-After` is cut
 
 
 class Backoff:
-    """Remembers the last failure for a while, so that a bakrypt in trouble, or a wrong secret, is not hammered."""
+    """Remembers the last failure for a while, so that nobody hammers a bakrypt in trouble.
+
+    :param clock: a monotonic clock, in seconds.
+    :param jitter: returns a number between two others.
+    """
 
     def __init__(self, clock: Clock, jitter: Callable[[float, float], float]) -> None:
         self._clock = clock
@@ -27,14 +30,14 @@ class Backoff:
         """Remember an error until its `cooldown` seconds have passed."""
         self._failures += 1
         self._error = error
-        self._until = self._clock() + (error.cooldown or 0)
+        self._until = self._clock() + min(error.cooldown or 0, LONGEST_COOLDOWN)
 
     def forget(self) -> None:
-        """All is well again."""
+        """Forget the last error after a success."""
         self._failures, self._error = 0, None
 
     def error(self) -> BakryptError | None:
-        """Return the remembered error as long as it is too soon to ask again."""
+        """Return the remembered error, or None if bakrypt may be asked again."""
         left = self._until - self._clock()
         if self._error is None or left <= 0:
             return None
@@ -43,11 +46,16 @@ class Backoff:
             error.retry_after = str(math.ceil(left))
         return error
 
-    def seconds(self, error: BakryptError, longest: float) -> float:
-        """Return how long nobody should ask again after this error. `Retry-After` is obeyed."""
+    def cooldown(self, error: BakryptError, longest: float) -> float:
+        """Return for how many seconds nobody should ask again after an error.
+
+        `Retry-After` is obeyed up to an hour.
+
+        :param error: the error.
+        :param longest: the bound of what grows with each failure in a row, in seconds.
+        """
         growing = min(_FIRST_COOLDOWN * 2 ** min(self._failures, 10), longest)
-        own = self._jitter(0.5, 1.5) * (
-            _CREDENTIALS_COOLDOWN if isinstance(error, CredentialsRefusedError) else growing
-        )
+        is_refused = isinstance(error, CredentialsRefusedError)
+        own = self._jitter(0.5, 1.5) * (_CREDENTIALS_COOLDOWN if is_refused else growing)
         asked_for = retry_after_seconds(error.retry_after)
-        return own if asked_for is None else max(own, min(asked_for, _LONGEST_RETRY_AFTER))
+        return own if asked_for is None else max(own, min(asked_for, LONGEST_COOLDOWN))

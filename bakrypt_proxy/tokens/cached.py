@@ -1,61 +1,119 @@
 """A token that is shared while it lives, and the two windows in which it is renewed.
 
-The windows are those of botocore's refreshable credentials: in the advisory window a renewal runs in
-the background, in the mandatory window callers wait for it.
+The windows are those of botocore's refreshable credentials: in the advisory window a renewal runs
+in the background, in the mandatory window callers wait for it.
 """
 
+import json
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 from ..types import AccessToken
+
+Clock = Callable[[], float]
 
 _ADVISORY = (0.10, 60.0)  # a share of the lifetime, and at least so many seconds
 _MANDATORY = (0.02, 10.0)
 _LONGEST_LIFETIME = 366 * 86400.0  # seconds; what Redis and the arithmetic of clocks can hold
 
 
-class CachedToken:
-    """A token that is being shared. `lifetime` is in seconds, all times are in seconds of the monotonic clock.
+class Moment(NamedTuple):
+    """A point in time on two clocks, in seconds: the monotonic one and the wall clock."""
 
-    From `advisory_at` on, a renewal runs in the background; from `mandatory_at` on, callers wait for it.
+    monotonic: float
+    wall: float
+
+    def after(self, seconds: float) -> "Moment":
+        """Return the moment so many seconds later."""
+        return Moment(self.monotonic + seconds, self.wall + seconds)
+
+
+class Clocks(NamedTuple):
+    """A monotonic clock and a wall clock. Both tell seconds."""
+
+    monotonic: Clock
+    wall: Clock
+
+    def now(self) -> Moment:
+        """Return the time on both."""
+        return Moment(self.monotonic(), self.wall())
+
+
+class CachedToken:
+    """A token that is being shared.
+
+    It ends at the earlier of its two ends. The monotonic clock stands still while a machine sleeps;
+    the wall clock may be set back.
+
+    :param token: the token as callers get it, but for `expires_in`.
+    :param lifetime: the whole lifetime that bakrypt gave, in seconds.
+    :param expires: when it ends.
     """
 
-    __slots__ = ("access_token", "advisory_at", "expires_at", "lifetime", "mandatory_at", "token")
+    __slots__ = (
+        "_ends",
+        "_ends_on_wall",
+        "_written",
+        "access_token",
+        "advisory",
+        "expires",
+        "lifetime",
+        "mandatory",
+        "token",
+    )
 
-    def __init__(self, token: AccessToken, lifetime: float, expires_at: float) -> None:
+    def __init__(self, token: AccessToken, lifetime: float, expires: Moment) -> None:
         self.token = token
         self.access_token = token["access_token"]
         self.lifetime = lifetime
-        self.expires_at = expires_at
-        self.advisory_at = expires_at - _window(lifetime, *_ADVISORY)
-        self.mandatory_at = expires_at - _window(lifetime, *_MANDATORY)
+        self._ends, self._ends_on_wall = self.expires = expires
+        self.advisory = _window(lifetime, *_ADVISORY)
+        self.mandatory = _window(lifetime, *_MANDATORY)
+        self._written: tuple[int | None, str] = (None, "")
 
-    def left(self, now: float) -> int:
-        """Return what is left of the lifetime, in whole seconds."""
-        return max(0, math.floor(self.expires_at - now))
+    def left(self, monotonic: float, wall: float) -> float:
+        """Return how many seconds are left at a time of the two clocks; below 0 after the end."""
+        left, left_on_wall = self._ends - monotonic, self._ends_on_wall - wall
+        # Not min(): it is slower, and each exchange comes here.
+        return left if left < left_on_wall else left_on_wall  # noqa: FURB136
 
-    def reply(self, now: float) -> AccessToken:
-        """Return the token as a caller gets it: `expires_in` is what is left."""
-        return cast("AccessToken", {**self.token, "expires_in": self.left(now)})
+    def outlives(self, other: "CachedToken | None") -> bool:
+        """Return whether it ends later than another token, if there is one."""
+        return other is None or self.expires.monotonic > other.expires.monotonic
+
+    def reply(self, left: float) -> AccessToken:
+        """Return the token as a caller gets it: `expires_in` is what is left, in whole seconds."""
+        return cast("AccessToken", {**self.token, "expires_in": max(0, math.floor(left))})
+
+    def to_json(self, left: float) -> str:
+        """Return the same as JSON. It is written once for each second."""
+        seconds = int(left)
+        written = self._written
+        if written[0] != seconds:
+            self._written = written = (seconds, json.dumps(self.reply(left)))
+        return written[1]
 
 
 def _window(lifetime: float, share: float, floor: float) -> float:
-    """Return a window's length in seconds. A lifetime of less than twice the advisory floor goes by the shares alone."""
+    """Return a window's length in seconds; for a short lifetime only the share counts."""
     return lifetime * share if lifetime < 2 * _ADVISORY[1] else max(lifetime * share, floor)
 
 
-def cache_token(token: AccessToken, asked_at: float) -> CachedToken | None:
-    """Return a reply as a token to share, or None if it does not say sensibly for how long.
+def cache_token(token: AccessToken, asked: Moment) -> CachedToken | None:
+    """Return a response as a token to share, or None if it does not say sensibly for how long.
 
-    `asked_at` is the clock before the request. The refresh token is left out: whoever used it would revoke the access
-    token of all.
+    The refresh token is left out: using it would revoke the access token of all callers.
+
+    :param token: the response of bakrypt.
+    :param asked: the moment before the request.
     """
     lifetime = _seconds(token.get("expires_in"))
     if lifetime is None:
         return None
     lifetime = min(lifetime, _LONGEST_LIFETIME)
     shared = {name: value for name, value in token.items() if name != "refresh_token"}
-    return CachedToken(cast("AccessToken", shared), lifetime, asked_at + lifetime)
+    return CachedToken(cast("AccessToken", shared), lifetime, asked.after(lifetime))
 
 
 def _seconds(value: object) -> float | None:
@@ -65,6 +123,5 @@ def _seconds(value: object) -> float | None:
         seconds = float(value)
     except (ValueError, OverflowError):
         return None
-    return (
-        seconds if 1 <= seconds < math.inf else None
-    )  # less than a second cannot be said in whole seconds
+    # `expires_in` is in whole seconds, and cannot say less than one.
+    return seconds if 1 <= seconds < math.inf else None

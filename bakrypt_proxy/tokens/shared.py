@@ -1,4 +1,9 @@
-"""One access token for many callers: fetched once, shared while it lives, renewed before anybody waits."""
+"""One access token for many callers: fetched once, shared, renewed ahead of its end.
+
+The path of a renewal: `get` finds that the token does not serve. `_get_renewed` waits for the
+caller who leads, or leads. `_carry_out` has the renewer fetch, `_settle` keeps the outcome and
+wakes all who wait.
+"""
 
 import json
 import logging
@@ -9,81 +14,141 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from ..errors import BakryptError, UpstreamFailedError
 from ..telemetry.calls import outcome_of
 from ..telemetry.signals import notify, shared_token_renewed, shared_token_served
 from ..types import AccessToken
-from .backoff import Backoff, Clock
-from .cached import CachedToken, cache_token
+from .backoff import Backoff
+from .cached import CachedToken, Clock, Clocks, cache_token
 
 logger = logging.getLogger(__name__)
 
 FORCED_APART = 5.0  # seconds between renewals that callers ask for
-SHORTEST_FETCH = (
-    0.3  # seconds to fetch that are left even to one who has waited for others all the time
-)
-_GRACE = 0.7  # seconds that a caller waits beyond the timeout, for a lease whose owner was lost
+SHORTEST_FETCH = 0.3  # seconds; with less time left, nobody asks bakrypt
+_GRACE = 0.95  # seconds that a caller waits beyond the timeout, whatever happens
 _LONGEST_COOLDOWN = 10.0  # seconds
-_LONGEST_COOLDOWN_WITHOUT_TOKEN = 2.0  # while callers get the error
+_LONGEST_COOLDOWN_WITHOUT_TOKEN = 2.0  # seconds; callers get the error meanwhile
 
-Outcome = (
-    CachedToken | AccessToken
-)  # a bare AccessToken does not say for how long it lives, and is not shared
+Outcome = CachedToken | AccessToken  # an AccessToken does not say how long it lives: not shared
 Fetch = Callable[[float], Outcome]
 
 
+@dataclass(frozen=True, eq=False)
+class Renewal:
+    """One renewal.
+
+    `held` is the token to replace and `rejected` the one that the caller reports as refused.
+    `deadline` is a time of the monotonic clock, in seconds.
+    """
+
+    held: CachedToken | None
+    rejected: str | None
+    deadline: float
+    in_background: bool = False
+
+    @property
+    def stale(self) -> str | None:
+        """The access token that must not come back."""
+        return self.rejected if self.held is None else self.held.access_token
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether it happens only because a caller reported the token."""
+        return self.rejected is not None and self.rejected == self.stale
+
+
 class TokenStore(Protocol):
-    """What the processes of a fleet share; `redis_store.py` has the one on Redis."""
+    """What the processes of a fleet share; `redis_store.py` has the one in Redis."""
 
-    def renew(self, stale: str | None, fetch: Fetch, *, deadline: float) -> Outcome:
-        """Return a token to use instead of `stale`, found or by `fetch(seconds)`. Raise the error that fetching met.
+    def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
+        """Return a token instead of `renewal.stale`: the one of another process, or a fetched one.
 
-        It may be `stale` itself, if callers had it renewed only just now.
+        It may be the stale one, if another process renewed it only just now.
+
+        :param fetch: asks bakrypt; takes the seconds that this may last.
+        :raises BakryptError: the error that fetching met, here or in another process.
         """
 
 
-class _Written(NamedTuple):
-    """A token as JSON, which is right up to `until`: then a second less is left of it."""
+class _SingleFlight:
+    """Lets one caller at a time renew, while the others wait for the outcome.
 
-    held: CachedToken
-    until: float
-    text: str
+    `lock` is held around all calls but `reset_after_fork`.
+    """
 
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._outcome: Outcome | BakryptError | None = None  # of the last renewal
+        self.reset_after_fork()
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            reset = weakref.WeakMethod(self.reset_after_fork)
+            os.register_at_fork(after_in_child=lambda: (alive := reset()) and alive())
 
-class _Renewal:
-    """One renewal, and all who wait for it. `leader` is the thread that carries it out, if it is one of theirs."""
+    def reset_after_fork(self) -> None:
+        """Create a new lock: a copied one may be held by a thread that the child does not have."""
+        self.lock = threading.Condition(threading.Lock())
+        self._leader: Renewal | None = None
 
-    def __init__(
-        self, stale: str | None, deadline: float, *, forced: bool = False, leader: int | None = None
-    ) -> None:
-        self.stale = stale
-        self.deadline = deadline
-        self.forced = forced
-        self.leader = leader
-        self._done = threading.Event()
-        self._result: Outcome | BakryptError | None = None
+    def is_led(self) -> bool:
+        """Return whether a renewal is running. One that is overdue does not count."""
+        return self._leader is not None and self._clock() < self._leader.deadline
 
-    def finish(self, result: Outcome | BakryptError) -> None:
-        """Give the result to all who wait."""
-        self._result = result
-        self._done.set()
+    def lead(self, renewal: Renewal) -> None:
+        """Begin a renewal."""
+        self._leader = renewal
 
-    def wait(self, seconds: float) -> Outcome | BakryptError:
-        """Return the result, or an error of its own if there is none after so many seconds."""
-        if self._done.wait(max(0, seconds)) and self._result is not None:
-            return self._result
-        return UpstreamFailedError(
-            "bakrypt did not answer in time", detail="waited for another caller's renewal"
-        )
+    def wait(
+        self, deadline: float, suits: Callable[[Outcome | BakryptError], bool]
+    ) -> Outcome | BakryptError | None:
+        """Wait for the running renewal.
+
+        :param deadline: when the caller gives up, by the monotonic clock.
+        :param suits: says whether an outcome is one for this caller.
+        :return: its outcome, or None if no renewal is running any more.
+        """
+        seen = self._outcome
+        while (leader := self._leader) is not None:
+            end = min(leader.deadline, deadline)
+            is_woken = self.lock.wait(max(0, end - self._clock()))
+            outcome = self._outcome
+            if outcome is not None and outcome is not seen and suits(outcome):
+                return outcome
+            if not is_woken and deadline < leader.deadline:
+                return _too_late()
+            if not is_woken and self._leader is leader:
+                self._leader = None  # overdue: its thread was lost, or hangs
+        return None
+
+    def finish(self, renewal: Renewal, outcome: Outcome | BakryptError | None) -> bool:
+        """End a renewal and wake all who wait. None: its thread broke off, another may lead.
+
+        :return: False if it was overdue, and does not count any more.
+        """
+        if self._leader is not renewal:
+            return False
+        self._leader = None
+        if outcome is not None:
+            self._outcome = outcome
+        self.lock.notify_all()
+        return True
 
 
 class SharedToken:
-    """Serves one token to all callers of a process and, through a `store`, of others.
+    """Serves one token to all callers of a process and, through a `store`, of other processes.
 
-    `fetch(seconds)` asks bakrypt for a token and takes no longer than that. Callers wait for about a second beyond
-    `timeout`, in seconds, at the most.
+    No caller waits longer than `timeout` and a second.
+
+    :param fetch: asks bakrypt for a token; takes the seconds that this may last.
+    :param timeout: of one call to bakrypt, in seconds.
+    :param network: the network's name, for the signals.
+    :param store: shares the token with other processes.
+    :param clock: a monotonic clock, in seconds.
+    :param wall_clock: a clock that goes on while the machine sleeps, in seconds.
+    :param jitter: returns a number between two others.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first are named
@@ -94,198 +159,225 @@ class SharedToken:
         network: str = "",
         store: TokenStore | None = None,
         clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._fetch = fetch
+        self._clock, self._wall_clock = clock, wall_clock
         self._timeout = timeout
         self._network = network
-        self._store = store
-        self._clock = clock
         self._backoff = Backoff(clock, jitter)
+        self._renewer = _Renewer(fetch, timeout, store, Clocks(clock, wall_clock), self._backoff)
+        self._flight = _SingleFlight(clock)
         self._held: CachedToken | None = None
-        self._written: _Written | None = None
         self._forced_at = -math.inf
-        self._reset_after_fork()
-        in_child = weakref.WeakMethod(self._reset_after_fork)
-        os.register_at_fork(
-            after_in_child=lambda: (reset_after_fork := in_child()) and reset_after_fork()
-        )
 
     def get(self, rejected: str | None = None) -> AccessToken:
-        """Return the token with what is left of its life, renewed first if it must be.
+        """Return the token with what is left of its lifetime, renewed first if it must be.
 
-        `rejected` is an access token that bakrypt did not take from the caller: if it is the one being shared, it is
-        renewed. Raises the `BakryptError` that a renewal met, unless the old token still lives.
+        :param rejected: an access token that bakrypt refused. If it is the shared one, it is
+            renewed.
+        :raises BakryptError: the error that the renewal met, unless the old token still lives.
         """
-        found = self._find(rejected)
-        return found.reply(self._clock()) if isinstance(found, CachedToken) else found
+        found, left = self._find(rejected)
+        return found.reply(left) if isinstance(found, CachedToken) else found
 
     def get_json(self, rejected: str | None = None) -> str:
         """Return the same as JSON, which is written once for all callers of the same second."""
-        found = self._find(rejected)
-        if not isinstance(found, CachedToken):
-            return json.dumps(found)
-        now = self._clock()
-        written = self._written
-        if written is None or written.held is not found or now > written.until:
-            until = found.expires_at - found.left(now)
-            self._written = written = _Written(found, until, json.dumps(found.reply(now)))
-        return written.text
+        found, left = self._find(rejected)
+        return found.to_json(left) if isinstance(found, CachedToken) else json.dumps(found)
 
-    def _find(self, rejected: str | None) -> Outcome:
-        held, now = self._held, self._clock()
-        if held is None or not self._serves(held, rejected, now):
-            return self._get_renewed(rejected, now + self._timeout + _GRACE)
-        if now >= held.advisory_at:
-            self._renew_behind(held)
-        notify(shared_token_served, network=self._network)
-        return held
+    def _find(self, rejected: str | None) -> tuple[Outcome, float]:
+        """Return the token and the seconds that it has left. Most callers come no further."""
+        held = self._held
+        if held is not None and (held.access_token != rejected or self._is_too_soon()):
+            left = held.left(self._clock(), self._wall_clock())
+            if left > held.mandatory:
+                if left <= held.advisory:
+                    self._renew_in_background(held)
+                if shared_token_served.receivers:  # asked here, too: this is the hot path
+                    notify(shared_token_served, network=self._network)
+                return held, left
+        found = self._get_renewed(rejected, self._clock() + self._timeout + _GRACE)
+        return found, self._left(found) if isinstance(found, CachedToken) else 0
 
-    def _reset_after_fork(self) -> None:
-        """Begin with a lock of one's own: one that was copied by a fork may be held by a thread that was not."""
-        self._lock = threading.Lock()
-        self._renewal: _Renewal | None = None
+    def _is_too_soon(self) -> bool:
+        """Return whether a caller's report caused a renewal just now."""
+        return self._clock() < self._forced_at + FORCED_APART
 
-    def _serves(self, held: CachedToken, rejected: str | None, now: float) -> bool:
-        refused = held.access_token == rejected and now >= self._forced_at + FORCED_APART
-        return now < held.mandatory_at and not refused
+    def _left(self, held: CachedToken) -> float:
+        return held.left(self._clock(), self._wall_clock())
 
     def _get_renewed(self, rejected: str | None, deadline: float) -> Outcome:
-        joined = self._join(rejected, deadline)
-        if not isinstance(joined, _Renewal):
-            return self._answer(joined, rejected)
-        mine = joined.leader == threading.get_ident()
-        if mine:
-            self._carry_out(joined)
-        result = joined.wait(deadline - self._clock())
-        if (
-            isinstance(result, CachedToken)
-            and not mine
-            and not self._serves(result, rejected, self._clock())
-        ):
-            # It was renewed for another reason than this caller's, and is the refused one, or ends too soon.
-            return self._get_renewed(rejected, deadline)
-        if isinstance(result, dict) and not mine:
-            return self._fetch(max(SHORTEST_FETCH, min(self._timeout, deadline - self._clock())))
-        return self._answer(result, rejected)
+        """Return what the running renewal brings, or lead one."""
+        with self._flight.lock:
+            found = self._flight.wait(deadline, lambda outcome: self._suits(outcome, rejected))
+            if found is None:
+                found = self._look_again(rejected, deadline)
+            renewal = Renewal(self._held, rejected, deadline)
+            if found is None:
+                self._flight.lead(renewal)
+        if found is None:
+            found = self._carry_out(renewal)
+        elif isinstance(found, dict):  # another caller's, and not to be shared
+            found = self._renewer.fetch_own(deadline)
+        return self._answer(found, rejected)
 
-    def _join(self, rejected: str | None, deadline: float) -> _Renewal | CachedToken | BakryptError:
-        """Return the renewal to wait for, to be carried out if one's own thread leads it, or what makes it needless."""
-        with self._lock:
-            # Looked at again: it may have been renewed while the caller waited for the lock.
-            held, now = self._held, self._clock()
-            if held is not None and self._serves(held, rejected, now):
-                return held
-            if (running := self._running(now)) is not None:
-                return running
-            if (error := self._backoff.error()) is not None:
-                return error
-            forced = rejected is not None and (held is None or now < held.mandatory_at)
-            stale = rejected if held is None else held.access_token
-            self._renewal = _Renewal(stale, deadline, forced=forced, leader=threading.get_ident())
-            return self._renewal
+    def _suits(self, outcome: Outcome | BakryptError, rejected: str | None) -> bool:
+        if not isinstance(outcome, CachedToken):
+            return True
+        return outcome.access_token != rejected and self._left(outcome) > 0
 
-    def _renew_behind(self, held: CachedToken) -> None:
-        """Renew in a thread of its own, so that not even one caller waits for it."""
-        with self._lock:
-            now = self._clock()
-            if (
-                self._held is not held
-                or self._running(now) is not None
-                or self._backoff.error() is not None
-            ):
+    def _look_again(self, rejected: str | None, deadline: float) -> Outcome | BakryptError | None:
+        """Return what makes a renewal needless by now, or impossible; None if it is neither."""
+        held = self._held
+        serves = held is not None and (held.access_token != rejected or self._is_too_soon())
+        if held is not None and serves and self._left(held) > held.mandatory:
+            return held
+        if deadline - self._clock() < SHORTEST_FETCH:
+            return _too_late()
+        return self._backoff.error()
+
+    def _renew_in_background(self, held: CachedToken) -> None:
+        """Renew in a new thread, so that no caller waits."""
+        renewal = Renewal(held, None, self._clock() + self._timeout + _GRACE, in_background=True)
+        with self._flight.lock:
+            is_needless = self._held is not held or self._flight.is_led()
+            if is_needless or self._backoff.error() is not None:
                 return
-            self._renewal = renewal = _Renewal(held.access_token, now + self._timeout + _GRACE)
-        thread = threading.Thread(
-            target=self._carry_out, args=(renewal,), name="bakrypt-renewal", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads are to be had; the next caller tries again
-            logger.warning("the shared token is not being renewed: %s", error)
-            self._renewal = None
+            self._flight.lead(renewal)
+        if not _start_thread(partial(self._carry_out, renewal)):
+            self._settle(renewal, None)
 
-    def _running(self, now: float) -> _Renewal | None:
-        """Return the renewal under way; one whose thread was lost is not waited for."""
-        renewal = self._renewal
-        return None if renewal is None or now > renewal.deadline else renewal
-
-    def _carry_out(self, renewal: _Renewal) -> None:
-        broken_off = UpstreamFailedError("the renewal broke off")
-        broken_off.cooldown = self._cooldown(broken_off)
-        result: Outcome | BakryptError = broken_off
+    def _carry_out(self, renewal: Renewal) -> Outcome | BakryptError:
+        outcome: Outcome | BakryptError | None = None
         try:
-            result = self._obtain(renewal)
+            outcome = self._renewer.renew(renewal)
         except BakryptError as error:
-            result = error
+            outcome = error.again()  # without its traceback, whose frames hold secrets
+        except MemoryError:
+            raise  # Like SystemExit it says nothing about bakrypt: the next caller leads.
+        except Exception:
+            outcome = self._renewer.broken_off(renewal)
+            raise
         finally:
-            # Whatever was raised: those who wait must not wait in vain.
-            self._take_in(renewal, result)
-            renewal.finish(result)
+            self._settle(renewal, outcome)
+        return outcome
 
-    def _obtain(self, renewal: _Renewal) -> Outcome:
+    def _settle(self, renewal: Renewal, outcome: Outcome | BakryptError | None) -> None:
+        """Keep the outcome and wake all who wait for it. None: the leader's thread broke off."""
+        with self._flight.lock:
+            counts = self._flight.finish(renewal, outcome)
+            if counts and isinstance(outcome, BakryptError):
+                self._backoff.note(outcome)
+            elif counts and outcome is not None:
+                self._backoff.forget()
+                self._forced_at = self._clock() if renewal.is_forced else self._forced_at
+            if isinstance(outcome, CachedToken) and (counts or outcome.outlives(self._held)):
+                self._held = outcome
+            left = None if self._held is None else self._left(self._held)
+        if outcome is not None:
+            _report(outcome, self._network, left)
+
+    def _answer(self, found: Outcome | BakryptError, rejected: str | None) -> Outcome:
+        if not isinstance(found, BakryptError):
+            return found
+        held = self._held
+        if held is not None and held.access_token != rejected and self._left(held) > 0:
+            return held
+        raise found.again()
+
+
+class _Renewer:
+    """Gets a new token: from the store, or from bakrypt."""
+
+    def __init__(
+        self,
+        fetch: Callable[[float], AccessToken],
+        timeout: float,
+        store: TokenStore | None,
+        clocks: Clocks,
+        backoff: Backoff,
+    ) -> None:
+        self._fetch = fetch
+        self._timeout = timeout
+        self._store = store
+        self._clocks = clocks
+        self._backoff = backoff
+
+    def renew(self, renewal: Renewal) -> Outcome:
+        """Return a new token.
+
+        :raises BakryptError: with the `cooldown` after which bakrypt may be asked again.
+        """
+        fetch = partial(self._fetch_token, renewal)
         if self._store is None:
-            return self._fetch_token(self._timeout)
-        return self._store.renew(renewal.stale, self._fetch_token, deadline=renewal.deadline)
+            outcome = fetch(renewal.deadline - self._clocks.monotonic())
+        else:
+            outcome = self._store.renew(renewal, fetch)
+        if renewal.in_background and not isinstance(outcome, CachedToken):
+            # Nobody waits who could use it. Without a cooldown each caller would cause a fetch.
+            error = UpstreamFailedError("bakrypt's reply does not say how long the token lives")
+            raise self._with_cooldown(error, renewal)
+        return outcome
 
-    def _fetch_token(self, seconds: float) -> Outcome:
-        asked_at = self._clock()
+    def fetch_own(self, deadline: float) -> AccessToken:
+        """Return a token that is not shared, for a caller who has waited."""
+        left = deadline - self._clocks.monotonic()
+        if left < SHORTEST_FETCH:
+            raise _too_late()
+        return self._fetch(min(left, self._timeout))
+
+    def broken_off(self, renewal: Renewal) -> BakryptError:
+        """Return the error of a renewal that a fault in the program ended."""
+        return self._with_cooldown(UpstreamFailedError("the renewal broke off"), renewal)
+
+    def _fetch_token(self, renewal: Renewal, seconds: float) -> Outcome:
+        if seconds <= 0:
+            raise _too_late()  # the process was stopped for a while
+        asked = self._clocks.now()
         try:
             token = self._fetch(min(seconds, self._timeout))
         except BakryptError as error:
-            # A call that was cut short because its caller had waited before says little about bakrypt.
-            error.cooldown = self._cooldown(error) if seconds >= self._timeout else None
-            raise
-        return cache_token(token, asked_at) or token
-
-    def _cooldown(self, error: BakryptError) -> float:
-        held = self._held
-        is_alive = held is not None and held.left(self._clock()) > 0
-        return self._backoff.seconds(
-            error, _LONGEST_COOLDOWN if is_alive else _LONGEST_COOLDOWN_WITHOUT_TOKEN
-        )
-
-    def _take_in(self, renewal: _Renewal, result: Outcome | BakryptError) -> None:
-        with self._lock:
-            is_current = self._renewal is renewal
-            if is_current:
-                self._renewal = None
-            if isinstance(result, CachedToken) and (
-                is_current or self._held is None or result.expires_at > self._held.expires_at
-            ):
-                self._held = result
-            if renewal.forced and not isinstance(result, BakryptError):
-                self._forced_at = self._clock()
-            error = self._failure(renewal, result)
-            if error is None:
-                self._backoff.forget()
+            if seconds >= self._timeout:
+                self._with_cooldown(error, renewal)
             else:
-                self._backoff.note(error)
-            held = self._held
-        outcome = "success" if error is None else outcome_of(error)
-        notify(shared_token_renewed, network=self._network, outcome=outcome)
-        if error is not None and held is not None:
-            left = held.left(self._clock())
-            logger.warning(
-                "the shared token, with %d s left, was not renewed: %s", left, error.explain()
-            )
+                # It was cut short, because its caller had waited: this says little about bakrypt.
+                error.cooldown = None
+            raise
+        cached = cache_token(token, asked)
+        if cached is not None and cached.left(*self._clocks.now()) <= 0:
+            raise UpstreamFailedError("bakrypt's token ended before it was here")
+        return token if cached is None else cached
 
-    def _failure(self, renewal: _Renewal, result: Outcome | BakryptError) -> BakryptError | None:
-        """Return a renewal's error. A token without a life is one, too, where no caller is there to get it."""
-        if isinstance(result, BakryptError):
-            return result
-        if isinstance(result, CachedToken) or renewal.leader is not None:
-            return None
-        error = UpstreamFailedError("bakrypt's reply does not say how long the token lives")
-        error.cooldown = self._cooldown(error)
+    def _with_cooldown(self, error: BakryptError, renewal: Renewal) -> BakryptError:
+        held = renewal.held
+        is_alive = held is not None and held.left(*self._clocks.now()) > 0
+        longest = _LONGEST_COOLDOWN if is_alive else _LONGEST_COOLDOWN_WITHOUT_TOKEN
+        error.cooldown = self._backoff.cooldown(error, longest)
         return error
 
-    def _answer(self, result: Outcome | BakryptError, rejected: str | None) -> Outcome:
-        held, now = self._held, self._clock()
-        if isinstance(result, BakryptError):
-            if held is not None and held.left(now) > 0 and held.access_token != rejected:
-                return held
-            raise result.again()
-        if isinstance(result, CachedToken) and now >= result.expires_at:
-            raise UpstreamFailedError("bakrypt's token ended before it was here")
-        return result
+
+def _start_thread(work: Callable[[], object]) -> bool:
+    """Start a thread. Return False if the system gives none."""
+    try:
+        threading.Thread(target=work, name="bakrypt-renewal", daemon=True).start()
+    except (RuntimeError, MemoryError) as error:
+        logger.warning("no thread can be started to renew the shared token: %s", error)
+        return False
+    return True
+
+
+def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -> None:
+    """Tell the log and the metrics; `left` is what the shared token has left, in seconds."""
+    error = outcome if isinstance(outcome, BakryptError) else None
+    word = "success" if error is None else outcome_of(error)
+    notify(shared_token_renewed, network=network, outcome=word)
+    if error is not None and left is not None:
+        message = "the shared token, with %d s left, was not renewed: %s"
+        logger.warning(message, max(0, left), error.explain())
+
+
+def _too_late() -> UpstreamFailedError:
+    return UpstreamFailedError(
+        "bakrypt did not answer in time", detail="no time was left to ask it"
+    )

@@ -83,27 +83,32 @@ class BakryptClient:
         secret = Masked(self.settings.token)
         return self._fetch(EXCHANGE, request, secret, timeout=timeout, shared=shared)
 
-    def password(self, username: str, password: str) -> AccessToken:
+    def password(self, username: str, password: str, *, scope: str | None = None) -> AccessToken:
         """Get an access token for a user of bakrypt (RFC 6749 section 4.3).
 
         RFC 9700 section 2.4 advises against this grant.
 
+        :param scope: what the token is to be good for, separated by spaces (RFC 6749 section 3.3);
+            by default what bakrypt grants.
+
         :raises BakryptError: as the class says.
         :raises InvalidRequestError: if a parameter is not valid Unicode text.
         """
-        parameters = Masked({"username": username, "password": password})
+        parameters = Masked({"username": username, "password": password, **_scope(scope)})
         del username, password  # a crash reporter collects the local variables of each frame
         return self._fetch_by_form(PASSWORD, parameters)
 
-    def refresh(self, refresh_token: str) -> AccessToken:
+    def refresh(self, refresh_token: str, *, scope: str | None = None) -> AccessToken:
         """Trade a refresh token for a new access token (RFC 6749 section 6).
 
         The old refresh token and its access token are dead afterwards.
 
+        :param scope: as for `password`.
+
         :raises BakryptError: as the class says.
         :raises InvalidRequestError: if the refresh token is not valid Unicode text.
         """
-        parameters = Masked({"refresh_token": refresh_token})
+        parameters = Masked({"refresh_token": refresh_token, **_scope(scope)})
         del refresh_token
         return self._fetch_by_form(REFRESH, parameters)
 
@@ -150,10 +155,14 @@ def _encode_credentials(settings: Settings) -> str:
     return urlencode({"client_id": settings.client_id, "client_secret": settings.client_secret})
 
 
+def _scope(scope: str | None) -> dict[str, str]:
+    return {} if scope is None else {"scope": scope}
+
+
 def _is_text(parameters: Masked[dict[str, str]], name: str) -> bool:
     """Return False for half a surrogate pair, which JSON can carry and UTF-8 cannot."""
     try:
         parameters.reveal()[name].encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, AttributeError):
         return False
     return True

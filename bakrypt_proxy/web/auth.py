@@ -58,10 +58,11 @@ def exchange() -> Response:
     """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
     registration = current_registration()
     registration.access.check_caller(request)
-    rejected_token = read_parameters(request).get("rejected_token")
-    account = registration.account
+    parameters, account = read_parameters(request), registration.account
+    # Not kept in a variable: a crash reporter collects the local variables of each frame.
     if registration.settings.share_token:
-        return json_response(account.shared_token.get_json(rejected_token))
+        return json_response(account.shared_token.get_json(parameters.get("rejected_token")))
+    parameters.get("rejected_token")  # it is not used, but a wrong type is an error here, too
     return json_response(json.dumps(account.client.exchange()))
 
 
@@ -71,10 +72,15 @@ def token() -> Response:
     parameters = read_parameters(request)
     match parameters.get("grant_type"):
         case None | "password":
-            username, password = parameters.require("username"), parameters.require("password")
-            access_token = client.password(username, password)
+            access_token = client.password(
+                parameters.require("username"),
+                parameters.require("password"),
+                scope=parameters.get("scope"),
+            )
         case "refresh_token":
-            access_token = client.refresh(parameters.require("refresh_token"))
+            access_token = client.refresh(
+                parameters.require("refresh_token"), scope=parameters.get("scope")
+            )
         case _:
             raise InvalidRequestError(
                 "use password or refresh_token", error="unsupported_grant_type"

@@ -1,13 +1,19 @@
-"""The parameters of a request, read from JSON or from a form and checked."""
+"""The parameters of a request, read from JSON or from a form and checked.
+
+What a frame holds when an error is raised is masked: it may be a password.
+"""
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from ..errors import InvalidRequestError
+from ..upstream.masking import Masked
 
 MAX_BODY = 64 * 1024
 _MAX_PARAMETERS = 100
@@ -22,20 +28,21 @@ class Parameters:
     """The members of a JSON object or the fields of a form that we know.
 
     Unknown ones are ignored, also if they are given twice, as RFC 8707 does with `resource`.
-
-    :raises InvalidRequestError: if a known one is given twice (RFC 6749 section 3.2).
+    `duplicate` is the name of a known one that is given twice (RFC 6749 section 3.2).
     """
 
     def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
-        self._values: dict[str, object] = {}
+        values: dict[str, object] = {}
+        self.duplicate: str | None = None
         for name, value in pairs:
-            if name in self._values:
-                raise InvalidRequestError(f"{name} is given more than once")
+            if name in values:
+                self.duplicate = name
             if name in _KNOWN:
-                self._values[name] = value
+                values[name] = value
+        self._values = Masked(values)
 
     def __bool__(self) -> bool:
-        return bool(self._values)
+        return bool(self._values.reveal())
 
     def get(self, name: str) -> str | None:
         """Return a parameter's text, or None if it is left out, empty or null.
@@ -44,22 +51,21 @@ class Parameters:
 
         :raises InvalidRequestError: if it is not a string.
         """
-        value = self._values.get(name)
-        if value is None or value == "":
+        value = Masked(self._values.reveal().get(name))
+        if value.reveal() is None or value.reveal() == "":
             return None
-        if not isinstance(value, str):
+        if not isinstance(value.reveal(), str):
             raise InvalidRequestError(f"{name} must be a string")
-        return value
+        return cast("str", value.reveal())
 
     def require(self, name: str) -> str:
         """Return a parameter's text.
 
         :raises InvalidRequestError: if it is left out, empty, null or not a string.
         """
-        value = self.get(name)
-        if value is None:
+        if self.get(name) is None:
             raise InvalidRequestError(f"{name} is missing")
-        return value
+        return cast("str", self.get(name))
 
 
 _NONE = Parameters(())
@@ -70,23 +76,16 @@ _JSON = json.JSONDecoder(object_pairs_hook=Parameters)
 def read_parameters(request: Request) -> Parameters:
     """Read the body of a request. An empty body has no parameters, whatever its content type.
 
-    :raises InvalidRequestError: if the body is neither a JSON object nor a form.
+    :raises InvalidRequestError: if the body is neither a JSON object nor a form, or if a known
+        parameter is given twice.
     :raises RequestEntityTooLarge: if the body is larger than 64 KiB or the app's own limit.
     """
     if _is_empty(request):
         return _NONE
-    body = _read_body(request)
-    if body and (request.is_json or request.mimetype == "text/json"):
-        return _read_json(body)
-    if body and request.mimetype == _FORM:
-        return _read_form(body)
-    # The host may have read a multipart form, or one of unknown length; then no body is left.
-    form = list(request.form.items(multi=True))
-    if not body and not form:
-        return _NONE
-    if form or request.mimetype == "multipart/form-data":
-        return _check_form(form)
-    raise InvalidRequestError(_HOW_TO_SEND)
+    parameters = _read(request)
+    if parameters.duplicate is not None:
+        raise InvalidRequestError(f"{parameters.duplicate} is given more than once")
+    return parameters
 
 
 def keep_form(request: Request) -> None:
@@ -98,6 +97,21 @@ def keep_form(request: Request) -> None:
     length = request.content_length
     if length is not None and length <= MAX_BODY and request.mimetype == _FORM:
         request.get_data()
+
+
+def _read(request: Request) -> Parameters:
+    body = Masked(_read_body(request))
+    if body.reveal() and (request.is_json or request.mimetype == "text/json"):
+        return _read_json(body)
+    if body.reveal() and request.mimetype == _FORM:
+        return _read_form(body)
+    # The host may have read a multipart form, or one of unknown length; then no body is left.
+    form = Masked(list(request.form.items(multi=True)))
+    if not body.reveal() and not form.reveal():
+        return _NONE
+    if form.reveal() or request.mimetype == "multipart/form-data":
+        return _check_form(form)
+    raise InvalidRequestError(_HOW_TO_SEND)
 
 
 def _is_empty(request: Request) -> bool:
@@ -120,43 +134,50 @@ def _read_body(request: Request) -> bytes:
         raise RequestEntityTooLarge
     # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
     request.max_content_length = limit + 1
-    body = request.get_data()
-    if len(body) > limit:
+    if len(request.get_data()) > limit:
         raise RequestEntityTooLarge
-    return body
+    return request.get_data()
 
 
-def _read_json(body: bytes) -> Parameters:
-    try:
-        parameters = _JSON.decode(body.decode("utf-8-sig"))  # some clients send a BOM
-    except (ValueError, RecursionError):
-        # Not `from error`: a JSONDecodeError carries the whole body, passwords included.
-        raise InvalidRequestError("the body is not valid JSON") from None
-    if parameters is None:  # JSON's null: some clients send it for "no body"
+def _read_json(body: Masked[bytes]) -> Parameters:
+    found: Masked[Any] | None = None
+    # Python's error carries the whole body, passwords included. Some clients send a BOM.
+    with suppress(ValueError, RecursionError):
+        found = Masked(_JSON.decode(body.reveal().decode("utf-8-sig")))
+    if found is None:
+        raise InvalidRequestError("the body is not valid JSON")
+    if found.reveal() is None:  # JSON's null: some clients send it for "no body"
         return _NONE
-    if not isinstance(parameters, Parameters):
+    if not isinstance(found.reveal(), Parameters):
         raise InvalidRequestError("the body must be a JSON object")
-    return parameters
+    return cast("Parameters", found.reveal())
 
 
-def _read_form(body: bytes) -> Parameters:
-    try:
-        pairs = parse_qsl(
-            body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS
+def _read_form(body: Masked[bytes]) -> Parameters:
+    form: Masked[list[tuple[str, str]]] | None = None
+    with suppress(ValueError):
+        form = Masked(
+            parse_qsl(
+                body.reveal().decode(),
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=_MAX_PARAMETERS,
+            )
         )
-    except ValueError:
-        raise InvalidRequestError("the body is not a valid form in UTF-8") from None
-    parameters = Parameters(pairs)
-    if not parameters and body.lstrip().startswith((b"{", b"[")):
-        raise InvalidRequestError("the body looks like JSON: " + _HOW_TO_SEND)
+    if form is None:
+        raise InvalidRequestError("the body is not a valid form in UTF-8")
+    parameters = Parameters(form.reveal())
+    if not parameters and body.reveal().lstrip().startswith((b"{", b"[")):
+        raise InvalidRequestError(f"the body looks like JSON: {_HOW_TO_SEND}")
     return parameters
 
 
-def _check_form(form: list[tuple[str, str]]) -> Parameters:
+def _check_form(form: Masked[list[tuple[str, str]]]) -> Parameters:
     """Check a form that werkzeug has read.
 
     It drops what it cannot read and replaces bytes that are not UTF-8 by U+FFFD.
     """
-    if not form or any("\N{REPLACEMENT CHARACTER}" in value for _, value in form):
+    is_broken = any("\N{REPLACEMENT CHARACTER}" in value for _, value in form.reveal())
+    if is_broken or not form.reveal():
         raise InvalidRequestError("the body is not a valid form in UTF-8")
-    return Parameters(form)
+    return Parameters(form.reveal())

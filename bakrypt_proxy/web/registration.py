@@ -10,7 +10,7 @@ from typing import NamedTuple
 from flask import Blueprint, Request, current_app, request
 from flask.sansio.app import App
 
-from ..account import Account
+from ..account import Account, Probe
 from ..cli import Finding, settings_error_explained
 from ..settings import Settings, unknown_settings
 from ..upstream.client import BakryptClient
@@ -165,6 +165,15 @@ def readiness_problems() -> list[str]:
     asked.
     """
     return [problem for account in _state(current_app).accounts for problem in account.problems()]
+
+
+def add_redis_probe(app: App, probe: Probe) -> None:
+    """Have `check` and `readiness_problems` look at a use that the app makes of Redis.
+
+    :param probe: says why Redis cannot be used right now, or None if it can.
+    """
+    for account in _state(app).accounts:
+        account.add_redis_probe(probe)
 
 
 def _state(app: App) -> _State:

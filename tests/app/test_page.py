@@ -136,7 +136,7 @@ class TestToken:
         assert sandbox.store.owner(page.evaluate("navigator.clipboard.readText()")) == "account"
 
     def test_a_renewal_is_seen(self, page: Page, sandbox: Sandbox) -> None:
-        """A user's token is renewed before it expires, and the one that is shown is alive."""
+        """A user's token that expires soon is renewed again and again; the one shown is alive."""
         sandbox.expires_in = 2
         sign_in(page, "alice-password")
         page.get_by_role("button", name="Show").click()
@@ -162,7 +162,7 @@ class TestToken:
     def test_two_tabs_renew_it_once(
         self, page: Page, context: BrowserContext, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        """Past the end of two tokens both count the same renewals, and both can upload."""
+        """Past two ends of an exchanged token both count the same renewals, and can upload."""
         sandbox.expires_in = 3
         exchange(page)
         expect(page.locator("#token")).to_be_visible()
@@ -196,7 +196,7 @@ class TestToken:
         assert sandbox.calls["/auth/exchange/"] == 2
 
     def test_a_token_that_ends(self, page: Page, sandbox: Sandbox) -> None:
-        """The page says that it is over, and uploads nothing with it."""
+        """It expires on the page when it expires upstream, and nothing is uploaded with it."""
         sandbox.expires_in = 2
         exchange(page)
         expect(page.locator("#left")).to_have_text(re.compile(r"^\d s$"))
@@ -353,7 +353,7 @@ class TestApi:
     def test_an_asset_and_its_transaction(
         self, page: Page, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        """Made of the uploaded file; its transaction is minted, and its status follows."""
+        """Its transaction waits for the deposit, is minted, and its status follows."""
         exchange(page)
         (tmp_path / "a.txt").write_bytes(b"x")
         upload(page, tmp_path / "a.txt")
@@ -499,7 +499,7 @@ class TestForEverybody:
     def test_axe_finds_nothing(
         self, browser: Browser, app: Flask, packages: Path, tmp_path: Path, scheme: Any, _: None
     ) -> None:
-        """axe-core, with its usual rules: on the empty page and on a full one with a problem."""
+        """axe-core on the empty page, on the full one, and with a problem on it."""
         axe = (packages / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
         with serve(app) as url, browser.new_context(base_url=url, color_scheme=scheme) as context:
             page = open_page(context)

@@ -86,7 +86,7 @@ def host(sandbox: Sandbox) -> Host:
 
 @pytest.fixture
 def context(browser: Browser, host: Host) -> Iterator[BrowserContext]:
-    """A browser on the app's address. An error that no code of the page has caught fails the test."""
+    """A browser on the app's address. An error that the page does not catch fails the test."""
     faults: list[str] = []
     with host.serve() as url, browser.new_context(base_url=url) as context:
         context.on("weberror", lambda error: faults.append(str(error.error)))

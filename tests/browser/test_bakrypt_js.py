@@ -1,4 +1,4 @@
-"""`bakrypt.js` in one tab of a real Chromium: tokens renewed ahead of their end, and calls with them."""
+"""`bakrypt.js` in one tab of a real Chromium: tokens renewed ahead of their end, and calls."""
 
 import re
 from pathlib import Path
@@ -93,7 +93,9 @@ class TestTokens:
     def test_the_last_sign_in_counts(self, page: Page, sandbox: Sandbox) -> None:
         """Whatever the order of the replies: the earlier one is aborted."""
         sandbox.delay = 1
-        page.evaluate("() => { window.first = attempt(() => session.signIn('alice', 'alice-password')) }")
+        page.evaluate(
+            "() => { window.first = attempt(() => session.signIn('alice', 'alice-password')) }"
+        )
         page.wait_for_timeout(300)
         sandbox.delay = 0
         page.evaluate(SIGN_IN_BOB)
@@ -139,7 +141,9 @@ class TestTokens:
         assert page.evaluate("session.events[0][1].expiresIn") == float("inf")
         assert host.posts["/auth/token/"] == 1
 
-    def test_a_refresh_without_a_new_refresh_token_keeps_the_old(self, page: Page, host: Host) -> None:
+    def test_a_refresh_without_a_new_refresh_token_keeps_the_old(
+        self, page: Page, host: Host
+    ) -> None:
         """RFC 6749 section 6 lets the server leave it out."""
         host.reply = {"access_token": "one", "refresh_token": "same", "expires_in": 60}
         page.evaluate(SIGN_IN)
@@ -200,6 +204,47 @@ class TestTokens:
         assert page.evaluate("events.at(-1)") == ["lost", "signed out"]
         assert owner(sandbox, page) == "login_required"
 
+    def test_a_sign_out_while_it_waits_for_the_lock(self, page: Page) -> None:
+        """The renewal that was to begin is aborted."""
+        page.evaluate(SIGN_IN)
+        renewal = page.evaluate("""async () => {
+            let release;
+            const name = new URL("/auth", location).href;
+            const hold = (resolve) => navigator.locks.request(
+                name, () => new Promise((done) => { release = done; resolve(); }));
+            await new Promise(hold);
+            const rejected = await session.accessToken();
+            const renewal = attempt(() => session.accessToken({ rejected }));
+            session.signOut();
+            release();
+            return renewal;
+        }""")
+        assert renewal["error"] == "aborted"
+
+    def test_an_error_without_words(self, page: Page, host: Host) -> None:
+        """An empty description ends the session as any other does."""
+        page.evaluate(SIGN_IN)
+        rejected = page.evaluate(TOKEN)
+        host.reply = {"error": "invalid_grant", "error_description": ""}, 400
+        page.evaluate("(t) => attempt(() => session.accessToken({ rejected: t }))", rejected)
+        assert page.evaluate("events.at(-1)") == ["lost", "invalid_grant"]
+
+    def test_another_users_renewal_is_not_waited_for(self, page: Page, host: Host) -> None:
+        """Alice's hangs; Bob has signed in meanwhile, and his token is renewed."""
+        page.evaluate(SIGN_IN)
+        host.silent = True
+        page.evaluate("""async () => {
+            const rejected = await session.accessToken();
+            session.accessToken({ rejected }).catch(() => {});
+        }""")
+        page.wait_for_timeout(400)
+        host.silent = False
+        page.evaluate(SIGN_IN_BOB)
+        token = page.evaluate(TOKEN)
+        renewed = page.evaluate("(t) => attempt(() => session.accessToken({ rejected: t }))", token)
+        assert isinstance(renewed, str)
+        assert renewed != token
+
 
 class TestCalls:
     """`fetch` and what else needs a token."""
@@ -224,13 +269,13 @@ class TestCalls:
         """A second 401 is the answer."""
         page.evaluate(EXCHANGE)
         refusal = {"status": 401, "headers": {"Access-Control-Allow-Origin": "*"}}
-        page.route(f"{sandbox.url}/**", lambda route: route.fulfill(**refusal))  # type: ignore[arg-type]
+        page.route(f"{sandbox.url}/**", lambda route: route.fulfill(**refusal))
         url = f"{sandbox.url}/v1/assets/"
         assert page.evaluate("async (url) => (await session.fetch(url)).status", url) == 401
         assert sandbox.calls["/auth/exchange/"] == 2
 
     def test_it_is_not_sent_again_as_another_user(self, page: Page, sandbox: Sandbox) -> None:
-        """Bob signs in while Alice's call is under way, which then is refused: that is its answer."""
+        """Bob signs in while Alice's call is under way; the 401 is the answer to it."""
         page.evaluate(SIGN_IN)
         sandbox.store.revoke(page.evaluate(TOKEN))
         call = f"async () => (await session.fetch('{sandbox.url}/v1/assets/')).status"
@@ -243,7 +288,7 @@ class TestCalls:
         assert owner(sandbox, page) == "bob"
 
     def test_a_rejected_token(self, page: Page, host: Host, sandbox: Sandbox) -> None:
-        """An upload by XMLHttpRequest, or axios, gets another token for the one that was refused."""
+        """An XMLHttpRequest or axios reports the refused token and gets another."""
         page.evaluate(EXCHANGE)
         rejected = page.evaluate(TOKEN)
         sandbox.store.revoke(rejected)
@@ -275,8 +320,8 @@ class TestCalls:
     def test_unbound(self, page: Page, sandbox: Sandbox) -> None:
         """A generated client takes it as a function."""
         page.evaluate(EXCHANGE)
-        call = f"async () => {{ const {{ fetch }} = session; return fetch('{sandbox.url}/v1/assets/'); }}"
-        assert page.evaluate(f"async () => (await ({call})()).status") == 200
+        call = "async (url) => { const { fetch } = session; return (await fetch(url)).status; }"
+        assert page.evaluate(call, f"{sandbox.url}/v1/assets/") == 200
 
     def test_headers_for_the_host(self, context: BrowserContext, host: Host) -> None:
         """A host's CSRF protection gets its token, an object or the result of a function."""

@@ -35,13 +35,14 @@ REJECTS = """
 """
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_chromium)])
 class TestInTheBrowser:
     """Cookies are blocked, or the page is not a secure one."""
 
+    pytestmark = needs_chromium
+
     @pytest.mark.parametrize("before", [THROWS, ABSENT, REJECTS])
     def test_alone(
-        self, context: BrowserContext, host: Host, sandbox: Sandbox, before: str, _: None
+        self, context: BrowserContext, host: Host, sandbox: Sandbox, before: str
     ) -> None:
         """It works in this tab."""
         page = open_tab(context, before)
@@ -54,8 +55,8 @@ class TestInTheBrowser:
         page.evaluate("session.signOut()")
         assert owner(sandbox, page) == "login_required"
 
-    def test_blocked_cookies(  # noqa: PLR0913
-        self, browser: Browser, host: Host, sandbox: Sandbox, tmp_path: Path, _: None
+    def test_blocked_cookies(
+        self, browser: Browser, host: Host, sandbox: Sandbox, tmp_path: Path
     ) -> None:
         """As the browser's own setting blocks them."""
         preferences = {"profile": {"default_content_setting_values": {"cookies": 2}}}
@@ -67,16 +68,19 @@ class TestInTheBrowser:
             launch(tmp_path, executable_path=CHROMIUM, args=ARGUMENTS, base_url=url) as context,
         ):
             page = open_tab(context)
-            assert page.evaluate("() => { try { return localStorage.length } catch { return -1 } }") == -1
+            assert (
+                page.evaluate("() => { try { return localStorage.length } catch { return -1 } }")
+                == -1
+            )
             page.evaluate(EXCHANGE)
             assert owner(sandbox, page) == "account"
             assert page.evaluate(REJECT) != ""
 
     @pytest.mark.parametrize("grant", [SIGN_IN, EXCHANGE])
     def test_tabs_without_locks(
-        self, context: BrowserContext, host: Host, sandbox: Sandbox, grant: str, _: None
+        self, context: BrowserContext, host: Host, sandbox: Sandbox, grant: str
     ) -> None:
-        """As on a page that is not secure: all renew at once, one is served, and the others take its token."""
+        """As on a page that is not secure: all renew at once, and take the token of one."""
         sandbox.expires_in = 3
         tabs = [open_tab(context, "delete Navigator.prototype.locks") for _ in range(3)]
         tabs[0].evaluate(grant)
@@ -102,8 +106,8 @@ class TestInTheBrowser:
             ("/", "", "/exchange/"),
         ],
     )
-    def test_base(  # noqa: PLR0913
-        self, context: BrowserContext, host: Host, page_url: str, base: str, posts: str, _: None
+    def test_base(
+        self, context: BrowserContext, host: Host, page_url: str, base: str, posts: str
     ) -> None:
         """The routes are below it, whatever the page's own address is."""
         page = open_tab(context)
@@ -113,16 +117,18 @@ class TestInTheBrowser:
         assert list(host.posts) == [posts]
 
     @pytest.mark.parametrize("base", ["/auth?x=1", "/auth?", "/auth#x", "/auth#", "?", "/?/"])
-    def test_a_base_that_cannot_be(self, page: Page, base: str, _: None) -> None:
+    def test_a_base_that_cannot_be(self, page: Page, base: str) -> None:
         """It says why at once, and quotes the address."""
         error = page.evaluate(
-            "(base) => { try { create({ base }) } catch ({ name, message }) { return [name, message] } }",
+            """(base) => {
+                try { create({ base }) } catch ({ name, message }) { return [name, message] }
+            }""",
             base,
         )
         assert error[0] == "TypeError"
         assert error[1].startswith("base has a query: http://127.0.0.1:")
 
-    def test_another_origin(self, context: BrowserContext, host: Host, sandbox: Sandbox, _: None) -> None:
+    def test_another_origin(self, context: BrowserContext, host: Host, sandbox: Sandbox) -> None:
         """A page that the server does not list learns what is missing."""
         page = open_tab(context)
         other = page.evaluate("location.origin").replace("127.0.0.1", "localhost")
@@ -134,15 +140,16 @@ class TestInTheBrowser:
 
     @pytest.mark.parametrize("is_kept", [True, False])
     def test_the_back_forward_cache(
-        self, browser: Browser, host: Host, sandbox: Sandbox, is_kept: bool, _: None
+        self, browser: Browser, host: Host, sandbox: Sandbox, is_kept: bool
     ) -> None:
-        """A page that comes back goes on; Chromium loads it again if another tab spoke meanwhile."""
-        usual = {"executable_path": CHROMIUM, "args": ARGUMENTS}
-        unlike_playwright = ["--disable-back-forward-cache"]
-        launch = browser.browser_type.launch
+        """A page that comes back goes on; it is loaded again if another tab spoke meanwhile."""
         with (
             host.serve() as url,
-            launch(**usual, ignore_default_args=unlike_playwright) as caching,  # type: ignore[arg-type]
+            browser.browser_type.launch(
+                executable_path=CHROMIUM,
+                args=ARGUMENTS,
+                ignore_default_args=["--disable-back-forward-cache"],  # as Playwright has it
+            ) as caching,
             caching.new_context(base_url=url) as context,
         ):
             first, second = open_tab(context), open_tab(context)
@@ -156,15 +163,21 @@ class TestInTheBrowser:
             first.wait_for_function("window.attempt !== undefined")
             assert first.evaluate("window.isKept === true") is is_kept
             renewed = first.evaluate(REJECT)
-            second.wait_for_function("async (t) => (await session.accessToken()) === t", arg=renewed)
+            second.wait_for_function(
+                "async (t) => (await session.accessToken()) === t", arg=renewed
+            )
             assert owner(sandbox, first) == "alice"
             assert [tab.evaluate("count('lost')") for tab in (first, second)] == [0, 0]
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_chromium)])
+
 class TestClose:
     """`close()`."""
 
-    def test_it_ends_everything(self, context: BrowserContext, host: Host, sandbox: Sandbox, _: None) -> None:
+    pytestmark = needs_chromium
+
+    def test_it_ends_everything(
+        self, context: BrowserContext, host: Host, sandbox: Sandbox
+    ) -> None:
         """No timer, no event, no call; other sessions keep their token."""
         page, other = open_tab(context), open_tab(context)
         sandbox.expires_in = 2
@@ -180,7 +193,7 @@ class TestClose:
         assert set(host.posts) == {"/auth/token/"}
 
     def test_a_renewal_under_way_reaches_the_others(
-        self, context: BrowserContext, sandbox: Sandbox, _: None
+        self, context: BrowserContext, sandbox: Sandbox
     ) -> None:
         """The server has ended the old pair, so the others must hear of the new one."""
         page, other = open_tab(context), open_tab(context)
@@ -195,8 +208,8 @@ class TestClose:
         assert owner(sandbox, other) == "alice"
         assert page.evaluate("count('renewed')") == 1
 
-    def test_strict_mode(self, page: Page, host: Host, _: None) -> None:
-        """React makes a session, closes it and makes another: one exchange, and the first says aborted."""
+    def test_strict_mode(self, page: Page, host: Host) -> None:
+        """React makes a session, closes it and makes another: there is one exchange."""
         outcome = page.evaluate("""async () => {
             const first = create();
             const exchange = attempt(() => first.exchange());
@@ -220,7 +233,9 @@ class TestInNode:
         file.write_text(f'const {{ BakryptSession }} = await import("./bakrypt.mjs");\n{code}')
         assert NODE is not None
         command = [NODE, str(file)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
 
     @pytest.mark.parametrize("missing", ["BroadcastChannel", "navigator", "location", "all"])
     def test_absent(self, tmp_path: Path, missing: str) -> None:
@@ -252,12 +267,12 @@ class TestInNode:
             code = f"""
                 const session = new BakryptSession({{ base: "{url}/auth" }});
                 await session.exchange();
-                const init = {{ method: "POST", headers: {{ "X-Revoke": "1" }}, duplex: "half" }};
                 const body = new Blob(["hello"]).stream();
-                const token = await session.accessToken();
-                console.log(token);
+                const init = {{ method: "POST", body, duplex: "half" }};
+                console.log(await session.accessToken());
                 process.stdin.once("data", async () => {{
-                    const response = await session.fetch("{sandbox.url}/v1/assets/", {{ ...init, body }});
+                    const url = "{sandbox.url}/v1/assets/";
+                    const response = await session.fetch(url, init);
                     console.log(response.status);
                     session.close();
                     process.stdin.destroy();

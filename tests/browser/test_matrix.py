@@ -81,7 +81,9 @@ def open_groups(browser: Browser, grant: str) -> Iterator[list[Group]]:
             tabs = [open_tab(context) for _ in counts]
             groups.append(Group(sandbox, host, tabs, grant))
         for group in groups:
-            for tab, count in zip(group.tabs, list(TABS.values())[groups.index(group)], strict=True):
+            for tab, count in zip(
+                group.tabs, list(TABS.values())[groups.index(group)], strict=True
+            ):
                 options = {"api": group.sandbox.url, "grant": grant, "count": count}
                 tab.evaluate(OPEN_SESSIONS, options | {"isFirst": tab is group.tabs[0]})
         yield groups

@@ -4,7 +4,6 @@ import json
 import tomllib
 from pathlib import Path
 
-import pytest
 from flask.testing import FlaskClient
 from packages import needs_npm, npm, packages
 
@@ -48,11 +47,12 @@ def test_the_version_is_that_of_the_python_package() -> None:
     assert manifest["license"] == project["license"]
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_npm)])
 class TestPackage:
     """What tools make of it."""
 
-    def test_what_is_packed(self, client: FlaskClient, tmp_path: Path, _: None) -> None:
+    pytestmark = needs_npm
+
+    def test_what_is_packed(self, client: FlaskClient, tmp_path: Path) -> None:
         """The files that the blueprint serves, and their types."""
         (packed,) = json.loads(npm(BROWSER, "pack", "--json", "--pack-destination", str(tmp_path)))
         names = sorted(file["path"] for file in packed["files"])
@@ -62,8 +62,8 @@ class TestPackage:
         installed = tmp_path / "node_modules" / "bakrypt-proxy" / "bakrypt.js"
         assert installed.read_bytes() == client.get("/auth/bakrypt.js").data
 
-    def test_types(self, packages: Path, tmp_path: Path, _: None) -> None:
-        """TypeScript reads the JSDoc of the module, and the declarations as a user of the package."""
+    def test_types(self, packages: Path, tmp_path: Path) -> None:
+        """TypeScript reads the JSDoc of the module, and its declarations as a user would."""
         module = str(BROWSER / "bakrypt.js")
         npm(packages, "exec", "--", "tsc", "--allowJs", "--checkJs", *STRICT, module)
         (tmp_path / "node_modules").mkdir()
@@ -72,7 +72,7 @@ class TestPackage:
         modern = ["--module", "esnext", "--moduleResolution", "bundler", "--preserveSymlinks"]
         npm(packages, "exec", "--", "tsc", *STRICT, *modern, str(tmp_path / "user.ts"))
 
-    def test_the_declarations_are_complete(self, packages: Path, tmp_path: Path, _: None) -> None:
+    def test_the_declarations_are_complete(self, packages: Path, tmp_path: Path) -> None:
         """What the module has and what they say fit, both ways."""
         (tmp_path / "bakrypt.js").write_bytes((BROWSER / "bakrypt.js").read_bytes())
         (tmp_path / "declared.d.ts").write_bytes((BROWSER / "bakrypt.d.ts").read_bytes())
@@ -89,7 +89,7 @@ class TestPackage:
         modern = ["--allowJs", "--module", "esnext", "--moduleResolution", "bundler"]
         npm(packages, "exec", "--", "tsc", *STRICT, *modern, str(tmp_path / "compare.ts"))
 
-    def test_size(self, packages: Path, _: None) -> None:
+    def test_size(self, packages: Path) -> None:
         """Minified it has less than 4.5 kB."""
         minify = ["esbuild", "--minify", "--format=esm", str(BROWSER / "bakrypt.js")]
         assert len(npm(packages, "exec", "--", *minify).encode()) < 4500

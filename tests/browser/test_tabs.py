@@ -62,12 +62,17 @@ class TestSharing:
         tabs = [open_tab(context) for _ in range(3)]
         for tab in tabs:
             tab.evaluate("() => { window.exchange = session.exchange() }" if at_once else EXCHANGE)
-        tokens = {tab.evaluate("async () => { await window.exchange; return session.accessToken() }") for tab in tabs}
+        tokens = {
+            tab.evaluate("async () => { await window.exchange; return session.accessToken() }")
+            for tab in tabs
+        }
         assert len(tokens) == 1
         assert host.posts == {"/auth/exchange/": 1}
         assert {tab.evaluate("count('renewed')") for tab in tabs} == {1}
 
-    def test_a_refusal_in_all_tabs_is_one_renewal(self, context: BrowserContext, host: Host) -> None:
+    def test_a_refusal_in_all_tabs_is_one_renewal(
+        self, context: BrowserContext, host: Host
+    ) -> None:
         """Each reports the same token and gets the same new one."""
         tabs = [open_tab(context) for _ in range(3)]
         for tab in tabs:
@@ -94,7 +99,9 @@ class TestSharing:
         assert host.posts["/auth/token/"] == 3
         assert [tab.evaluate("count('lost')") for tab in (first, second)] == [0, 0]
 
-    def test_a_refused_renewal_asks_the_others_again(self, context: BrowserContext, host: Host) -> None:
+    def test_a_refused_renewal_asks_the_others_again(
+        self, context: BrowserContext, host: Host
+    ) -> None:
         """They may have been busy at the first time: the session is not lost, here or there."""
         first, second = open_tab(context), open_tab(context, DEAFNESS)
         first.evaluate(SIGN_IN)
@@ -113,7 +120,9 @@ class TestSharing:
         assert host.posts["/auth/token/"] == 3
         assert [tab.evaluate("count('lost')") for tab in (first, second)] == [0, 0]
 
-    def test_a_tab_frozen_with_the_lock_is_not_waited_for(self, context: BrowserContext, host: Host) -> None:
+    def test_a_tab_frozen_with_the_lock_is_not_waited_for(
+        self, context: BrowserContext, host: Host
+    ) -> None:
         """It got its turn while it was frozen; the others go on without the lock."""
         first, second = open_tab(context), open_tab(context)
         for tab in (first, second):
@@ -122,7 +131,8 @@ class TestSharing:
         rejected = second.evaluate(TOKEN)
         second.evaluate(
             """() => {
-                navigator.locks.request(new URL("/auth", location).href, () => new Promise(() => {}));
+                const name = new URL("/auth", location).href;
+                navigator.locks.request(name, () => new Promise(() => {}));
             }"""
         )
         with frozen(second):
@@ -139,7 +149,9 @@ class TestSharing:
         sandbox.delay = 0.5
         page.evaluate(f"(rejected) => {{ window.renewal = ({REJECT})(rejected) }}", rejected)
         page.wait_for_timeout(300)
-        page.evaluate("navigator.locks.request(new URL('/auth', location).href, { steal: true }, () => 0)")
+        page.evaluate(
+            "navigator.locks.request(new URL('/auth', location).href, { steal: true }, () => 0)"
+        )
         assert sandbox.store.owner(page.evaluate("renewal")) == "alice"
 
     def test_a_crashed_tab(self, context: BrowserContext, host: Host, sandbox: Sandbox) -> None:
@@ -169,7 +181,9 @@ class TestUsers:
         first.evaluate("session.signOut()")
         assert owner(sandbox, second) == "bob"
 
-    def test_a_signed_out_tab_takes_nobodys_token(self, context: BrowserContext, sandbox: Sandbox) -> None:
+    def test_a_signed_out_tab_takes_nobodys_token(
+        self, context: BrowserContext, sandbox: Sandbox
+    ) -> None:
         """Alice signed out in one tab; what she does next must not go out as Bob."""
         first, second = open_tab(context), open_tab(context)
         first.evaluate(SIGN_IN)
@@ -179,7 +193,9 @@ class TestUsers:
         second.evaluate(REJECT, second.evaluate(TOKEN))
         assert owner(sandbox, first) == "login_required"
 
-    def test_a_lost_session_is_not_replaced_either(self, context: BrowserContext, sandbox: Sandbox) -> None:
+    def test_a_lost_session_is_not_replaced_either(
+        self, context: BrowserContext, sandbox: Sandbox
+    ) -> None:
         """The end came from the server."""
         first, second = open_tab(context), open_tab(context)
         first.evaluate(SIGN_IN)
@@ -204,8 +220,10 @@ class TestUsers:
         second.evaluate(SIGN_IN_BOB)
         assert [owner(sandbox, tab) for tab in (first, second)] == ["alice", "bob"]
 
-    def test_another_sign_in_during_a_renewal(self, context: BrowserContext, sandbox: Sandbox) -> None:
-        """The tab that renews Alice's token becomes Bob's: the other tab still gets Alice's new one."""
+    def test_another_sign_in_during_a_renewal(
+        self, context: BrowserContext, sandbox: Sandbox
+    ) -> None:
+        """The tab that renews Alice's token becomes Bob's: the other still gets her new one."""
         first, second = open_tab(context), open_tab(context)
         first.evaluate(SIGN_IN)
         rejected = second.evaluate(TOKEN)
@@ -217,6 +235,24 @@ class TestUsers:
         assert first.evaluate("renewal")["error"] == "aborted"
         second.wait_for_function("() => count('renewed') === 2")
         assert [owner(sandbox, tab) for tab in (first, second)] == ["bob", "alice"]
+
+    def test_a_sign_out_during_a_renewal(self, context: BrowserContext, sandbox: Sandbox) -> None:
+        """A new tab that asks just then does not bring the session back."""
+        first, second = open_tab(context), open_tab(context)
+        first.evaluate(SIGN_IN)
+        rejected = first.evaluate(TOKEN)
+        sandbox.delay = 0.6
+        first.evaluate(f"(rejected) => {{ window.renewal = ({REJECT})(rejected) }}", rejected)
+        first.wait_for_timeout(300)
+        first.evaluate("session.signOut()")
+        second.evaluate(
+            """async () => {
+                window.tokens = [];
+                const ask = () => attempt(() => session.accessToken());
+                for (let i = 0; i < 10; i++) tokens.push(await ask());
+            }"""
+        )
+        assert {token["error"] for token in second.evaluate("tokens")} == {"login_required"}
 
     def test_sign_out_of_all_tabs(self, context: BrowserContext, sandbox: Sandbox) -> None:
         """That have the same token."""
@@ -266,7 +302,9 @@ class TestMessages:
         for message in messages:
             stranger.evaluate("(message) => spy.postMessage(message)", message)
         stranger.evaluate("spy.postMessage(new Map([[1, new Uint8Array(8)]]))")
-        stranger.evaluate("() => { const loop = { v: 2 }; loop.access = loop; spy.postMessage(loop) }")
+        stranger.evaluate(
+            "() => { const loop = { v: 2 }; loop.access = loop; spy.postMessage(loop) }"
+        )
         assert page.evaluate(TOKEN) == token
         renewed = page.evaluate(REJECT, token)
         assert isinstance(renewed, str)

@@ -86,18 +86,19 @@ def test_the_lock_file_names_no_registry() -> None:
     assert not any("resolved" in package for package in lock["packages"].values())
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=[*needs_npm, *needs_chromium])])
 class TestViteApp:
     """As the docs have it."""
 
-    def test_it_builds(self, app_folder: Path, _: None) -> None:
+    pytestmark = (*needs_npm, *needs_chromium)
+
+    def test_it_builds(self, app_folder: Path) -> None:
         """TypeScript finds no error, and the bundle holds the module."""
         npm(app_folder, "run", "build")
         (bundle,) = (app_folder / "dist" / "assets").glob("*.js")
         assert "BAKRYPT_ALLOWED_ORIGINS" in bundle.read_text("utf-8")
 
     def test_two_tabs(
-        self, app_folder: Path, browser: Browser, host: Host, sandbox: Sandbox, _: None
+        self, app_folder: Path, browser: Browser, host: Host, sandbox: Sandbox
     ) -> None:
         """In StrictMode, behind the development proxy: one token for both, past its end."""
         sandbox.expires_in = 5

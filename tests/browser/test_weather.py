@@ -77,7 +77,9 @@ class TestReplies:
             page.evaluate("session.close()")
 
     @pytest.mark.parametrize("begin", BEGIN)
-    def test_it_goes_on_afterwards(self, page: Page, host: Host, sandbox: Sandbox, begin: str) -> None:
+    def test_it_goes_on_afterwards(
+        self, page: Page, host: Host, sandbox: Sandbox, begin: str
+    ) -> None:
         """By itself, with the pair that it had."""
         page.evaluate(begin)
         host.reply, _ = FOREIGN["403 HTML"]
@@ -143,7 +145,7 @@ class TestSilence:
         """Each tab's call ends with an error that is not final, and the token stays."""
         tabs = [open_tab(context) for _ in range(3)]
         for tab in tabs:
-            tab.evaluate("() => { window.session = create({ timeout: 1000 }); window.events = session.events }")
+            tab.evaluate("() => { window.session = create({ timeout: 1000 }) }")
         tabs[0].evaluate(begin)
         tokens = [tab.evaluate(TOKEN) for tab in tabs]
         host.silent = True
@@ -194,7 +196,9 @@ class TestOutages:
             tab.wait_for_function("() => count('renewed') === 2")
         assert len({tab.evaluate(TOKEN) for tab in tabs}) == 1
 
-    def test_a_living_token_is_handed_out_meanwhile(self, page: Page, host: Host, sandbox: Sandbox) -> None:
+    def test_a_living_token_is_handed_out_meanwhile(
+        self, page: Page, host: Host, sandbox: Sandbox
+    ) -> None:
         """It is in its last tenth and cannot be renewed."""
         sandbox.expires_in = 20
         page.evaluate(SIGN_IN)
@@ -222,7 +226,7 @@ class TestOutages:
         page.wait_for_function("() => session.events.length === 2")
 
 
-# The clocks of a tab as a test sets them: one goes on alone while the machine sleeps, the other can be set.
+# The clocks of a tab as a test sets them: one stops while the machine sleeps, the other can be set.
 LATER = """() => {{
     const {{ now }} = Performance.prototype;
     performance.now = () => now.call(performance) + {ms};
@@ -242,7 +246,7 @@ class TestClocks:
         assert owner(sandbox, page) == "alice"
 
     def test_the_machine_sleeps(self, page: Page, host: Host, sandbox: Sandbox) -> None:
-        """`performance.now` and timers stood still; the first call afterwards waits for a new token."""
+        """`performance.now` and timers stood still; the first call waits for a new token."""
         page.evaluate(SIGN_IN)
         token = page.evaluate(TOKEN)
         page.evaluate(SET_CLOCK, 36_000_000)
@@ -264,7 +268,7 @@ class TestClocks:
         assert host.posts["/auth/token/"] == 2
 
     def test_a_shared_token_whose_end_was_misjudged(self, page: Page, host: Host) -> None:
-        """The clock jumped a day ahead: the server gives the same token, which is not asked for at each call."""
+        """The clock jumped ahead, the server gives the same token: it is not asked each time."""
         page.evaluate(EXCHANGE)
         token = page.evaluate(TOKEN)
         page.evaluate(SET_CLOCK, 86_400_000)

@@ -303,7 +303,7 @@ def test_readyz_and_redis(sandbox: Sandbox, tmp_path: Path, share: str) -> None:
         server.kill()
         response = client.get("/readyz")
         assert response.status_code == 503
-        assert "Redis does not answer" in response.get_json()["error_description"]
+        assert "Redis cannot be used" in response.get_json()["error_description"]
         server.start()
         assert client.get("/readyz").status_code == 200
 

@@ -1,7 +1,8 @@
 """A process of a fleet: gets the shared token each time it is told to, and prints the reply.
 
-Run as `python fleet_worker.py CLOCK_SHIFT` with the settings in the environment. Its wall clock is off by so many
-seconds, and its monotonic clock begins elsewhere, as on another machine. It reads lines: empty, or a rejected token.
+Run as `python fleet_worker.py CLOCK_SHIFT` with the settings in the environment. Its wall clock is
+off by so many seconds, and its monotonic clock begins elsewhere, as on another machine. It reads
+lines: empty, or a rejected token.
 """
 
 import json
@@ -16,7 +17,7 @@ time.time = lambda: wall_clock() + shift
 
 def main() -> None:
     """Answer each line of standard input with a line of JSON."""
-    from bakrypt_proxy import BakryptClient, BakryptError, Settings  # noqa: PLC0415 - after the clock is set
+    from bakrypt_proxy import BakryptClient, BakryptError, Settings  # noqa: PLC0415 - see above
     from bakrypt_proxy.tokens.redis_store import RedisTokenStore  # noqa: PLC0415
     from bakrypt_proxy.tokens.shared import SharedToken  # noqa: PLC0415
 

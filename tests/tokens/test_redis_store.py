@@ -25,7 +25,7 @@ from processes import free_port, gunicorn, wait_until
 from real_redis import REDIS_SERVER, RedisServer
 from redis import Redis
 
-from bakrypt_proxy import BakryptClient, BakryptError, Settings, UpstreamFailedError
+from bakrypt_proxy import BakryptClient, BakryptError, Settings
 from bakrypt_proxy.sandbox import CREDENTIALS, Sandbox
 from bakrypt_proxy.tokens.redis_store import RedisTokenStore
 from bakrypt_proxy.tokens.shared import SharedToken
@@ -167,7 +167,7 @@ def test_a_process_that_joins_finds_the_token(sandbox: Sandbox, environ: dict[st
 
 
 class Overlaps:
-    """Answers each exchange after a while, the first one never, and notes how many were under way at once."""
+    """Answers each exchange after a while, the first one never, and counts those at once."""
 
     def __init__(self) -> None:
         self.arrivals: list[float] = []
@@ -188,7 +188,7 @@ class Overlaps:
 
 @pytest.mark.slow
 def test_a_worker_killed_with_the_lease(upstream: Upstream, redis_server: RedisServer) -> None:
-    """The others have a token when the lease has run out, from one call, and none was made before."""
+    """The others have a token when the lease has run out, from one call."""
     timeout = 1.5
     environ = {
         **upstream.environ,
@@ -271,7 +271,7 @@ def test_redis_killed_and_restarted_under_load(
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No reply fails, there is one warning for each process and outage, and sharing resumes by itself."""
+    """No reply fails, each process warns once, and sharing resumes by itself."""
     caplog.set_level(logging.INFO, "bakrypt_proxy")
     sandbox.expires_in = 1
     with Load(member(environ), member(environ)) as load:
@@ -279,13 +279,18 @@ def test_redis_killed_and_restarted_under_load(
         for outages in (1, 2):
             redis_server.kill()
             load.renew(1)
-            warnings = [record for record in caplog.records if "Redis is away" in record.message]
+            warnings = [
+                record for record in caplog.records if "Redis cannot be used" in record.message
+            ]
             assert len(warnings) == 2 * outages
             assert {record.levelname for record in warnings} == {"WARNING"}
             redis_server.start()
             load.renew(1)
             shared = load.tokens[0] & load.tokens[1]
-            wait_until(lambda shared=shared: len(load.tokens[0] & load.tokens[1]) > len(shared), 30)  # type: ignore[misc]
+            wait_until(
+                lambda old=shared: len(load.tokens[0] & load.tokens[1]) > len(old),  # type: ignore[misc]
+                30,
+            )
     assert load.errors == []
     assert sum("Redis is back" in record.message for record in caplog.records) == 4
 
@@ -313,7 +318,7 @@ def test_redis_dies_during_the_call(upstream: Upstream, redis_server: RedisServe
 
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_redis_that_hangs(upstream: Upstream, redis_server: RedisServer, when: str) -> None:
-    """It refuses nothing and answers nothing: all callers have the token all the same, from one call, and in time."""
+    """It answers nothing: all callers have the token in time all the same, from one call."""
     timeout = 1.0
     environ = {
         **upstream.environ,
@@ -339,7 +344,7 @@ def test_a_redis_that_hangs(upstream: Upstream, redis_server: RedisServer, when:
 
 
 def test_a_new_process_late_in_a_tokens_life(sandbox: Sandbox, environ: dict[str, str]) -> None:
-    """Bakrypt is down, and the token should have been renewed already: it is served as long as it lives."""
+    """Bakrypt is down: the token is served as long as it lives."""
     sandbox.expires_in = 600
     held = member(environ).get()
     with Redis.from_url(environ["BAKRYPT_REDIS_URL"]) as redis:
@@ -406,7 +411,7 @@ def test_a_dead_token_reported_all_over_the_fleet(
 def test_redis_holds_nothing_that_can_be_read(
     upstream: Upstream, redis_server: RedisServer
 ) -> None:
-    """A dump of it, keys and values and file, has neither the secret nor a token nor bakrypt's words."""
+    """A dump of it has neither the secret nor a token nor bakrypt's words."""
     environ = {**upstream.environ, "BAKRYPT_REDIS_URL": redis_server.url, "BAKRYPT_TIMEOUT": "5"}
     member(environ).get()
     upstream.behave = replying(401, {"detail": "Invalid token. planted-exchange-secret"})
@@ -467,35 +472,17 @@ def test_an_error_ends_when_the_leader_says_so(sandbox: Sandbox, environ: dict[s
     assert sandbox.calls == {"/auth/exchange/": 2}
 
 
-def test_a_lease_of_another_process_is_not_waited_for_for_ever(
-    upstream: Upstream, redis_server: RedisServer
-) -> None:
-    """Who waits gets an error within a second of the timeout."""
-    environ = {**upstream.environ, "BAKRYPT_REDIS_URL": redis_server.url, "BAKRYPT_TIMEOUT": "0.5"}
-    token = member(environ)
-    token.get()
-    with Redis.from_url(redis_server.url) as redis:
-        (key,) = redis.keys("*:token")
-        redis.delete(key)
-        redis.set(key.replace(b":token", b":lease"), "another's")
-    started = time.monotonic()
-    with pytest.raises(UpstreamFailedError, match="did not answer in time"):
-        member(environ).get()
-    assert time.monotonic() - started < 0.5 + 1
-    assert len(upstream.requests) == 1
-
-
 def test_check_says_whether_redis_answers(
     sandbox: Sandbox, environ: dict[str, str], redis_server: RedisServer
 ) -> None:
     """A line of its own, and the exit code."""
     app = create_app(environ)
     result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
-    assert re.search(r"^redis +ok: it answers$", result.stdout, re.MULTILINE)
+    assert re.search(r"^redis +ok: it works$", result.stdout, re.MULTILINE)
     assert result.exit_code == 0
     redis_server.kill()
     result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
-    assert re.search(r"^redis +no answer: .*refused", result.stdout, re.MULTILINE)
+    assert re.search(r"^redis +not usable: .*refused", result.stdout, re.MULTILINE)
     assert result.exit_code == 1
 
 

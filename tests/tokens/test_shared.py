@@ -1,9 +1,11 @@
-"""One token for all callers of a process: asked for once, counted down, renewed before anybody waits."""
+"""One token for all callers of a process: fetched once, renewed before anybody waits."""
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -11,6 +13,7 @@ from conftest import Clock, create_app
 from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import Upstream, replying
+from processes import wait_until
 
 from bakrypt_proxy import (
     AccessToken,
@@ -21,7 +24,7 @@ from bakrypt_proxy import (
     UpstreamFailedError,
 )
 from bakrypt_proxy.sandbox import Sandbox
-from bakrypt_proxy.tokens.shared import SharedToken
+from bakrypt_proxy.tokens.shared import Fetch, Outcome, Renewal, SharedToken
 
 LIFE = 36000
 
@@ -57,7 +60,13 @@ def bakrypt_calls() -> Bakrypt:
 
 def share(fetch: Callable[[float], AccessToken], clock: Clock) -> SharedToken:
     """A shared token on a clock that a test turns, without chance."""
-    return SharedToken(fetch, timeout=5, clock=clock, jitter=lambda low, high: (low + high) / 2)
+    return SharedToken(
+        fetch,
+        timeout=5,
+        clock=clock,
+        wall_clock=clock,
+        jitter=lambda low, high: (low + high) / 2,
+    )
 
 
 def settle() -> None:
@@ -109,7 +118,7 @@ def test_time_that_the_call_took_is_counted(clock: Clock) -> None:
 
 
 def test_the_advisory_window(clock: Clock, bakrypt_calls: Bakrypt) -> None:
-    """The last tenth: who comes first is served the old token at once, like all until the new one is there."""
+    """In the last tenth all are served the old token until the new one is there."""
     token = share(bakrypt_calls, clock)
     token.get()
     clock.now += LIFE * 0.9 - 1
@@ -188,7 +197,7 @@ def test_the_length_of_the_windows(
 def test_bakrypt_away_for_the_whole_advisory_window(
     clock: Clock, bakrypt_calls: Bakrypt, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No reply fails, none claims more than is left, bakrypt is asked ever more rarely, and the log says so."""
+    """No reply fails, none claims too much, and bakrypt is asked ever more rarely."""
     token = share(bakrypt_calls, clock)
     token.get()
     ends_at = clock.now + LIFE
@@ -216,7 +225,7 @@ def test_bakrypt_away_for_the_whole_advisory_window(
 
 
 def test_a_herd_makes_one_call(sandbox: Sandbox) -> None:
-    """A thousand callers that find nothing there, through the app and over a real socket to bakrypt."""
+    """A thousand cold callers, through the app and over a real socket to bakrypt."""
     sandbox.delay = 0.2
     app = create_app(sandbox.environ)
     replies = at_once(1000, lambda: app.test_client().post("/auth/exchange/"))
@@ -491,7 +500,7 @@ def test_a_fork_in_the_middle_of_a_renewal(clock: Clock) -> None:
     thread = threading.Thread(target=token.get)
     thread.start()
     started.wait(5)
-    with token._lock:  # noqa: SLF001 - held by another thread at the moment of the fork
+    with token._flight.lock:  # noqa: SLF001 - held by another thread at the moment of the fork
         child = os.fork()
         if child == 0:
             release.set()
@@ -499,6 +508,329 @@ def test_a_fork_in_the_middle_of_a_renewal(clock: Clock) -> None:
     release.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+class Clocks:
+    """The two clocks of a machine, which a test turns. Both tell seconds."""
+
+    def __init__(self) -> None:
+        self.monotonic, self.wall = Clock(), Clock()
+        self.wall.now = 1_700_000_000.0
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass on both."""
+        self.monotonic.now += seconds
+        self.wall.now += seconds
+
+    def share(self, fetch: Callable[[float], AccessToken], timeout: float = 5) -> SharedToken:
+        """A shared token on these clocks."""
+        return SharedToken(
+            fetch,
+            timeout=timeout,
+            clock=self.monotonic,
+            wall_clock=self.wall,
+            jitter=lambda low, high: low,
+        )
+
+
+def test_a_machine_that_slept() -> None:
+    """The monotonic clock stood still for 7 s, the token lived 6 s: it is dead, and not served."""
+    clocks, bakrypt = Clocks(), Bakrypt(6)
+    token = clocks.share(bakrypt)
+    assert token.get()["access_token"] == "token-1"
+    clocks.wall.now += 7
+    assert token.get() == {"access_token": "token-2", "token_type": "Bearer", "expires_in": 6}
+
+
+def test_a_machine_that_slept_for_a_part_of_the_lifetime() -> None:
+    """What is left is what the earlier of the two ends leaves, in JSON, too."""
+    clocks, bakrypt = Clocks(), Bakrypt(100)
+    token = clocks.share(bakrypt)
+    token.get()
+    clocks.pass_time(10)
+    clocks.wall.now += 30
+    assert token.get()["expires_in"] == 60
+    assert json.loads(token.get_json())["expires_in"] == 60
+    assert bakrypt.calls == 1
+
+
+def test_a_machine_that_slept_during_the_call() -> None:
+    """The token died on its way. The next caller has a new one."""
+    clocks, bakrypt = Clocks(), Bakrypt(6)
+
+    def sleep_once(seconds: float) -> AccessToken:
+        clocks.wall.now += 7 if bakrypt.calls == 0 else 0
+        return bakrypt(seconds)
+
+    token = clocks.share(sleep_once)
+    with pytest.raises(UpstreamFailedError, match="ended before it was here"):
+        token.get()
+    assert token.get()["expires_in"] == 6
+
+
+@pytest.mark.parametrize("jump", [-1, -3600, -1e9])
+def test_a_wall_clock_that_is_set_back(jump: float) -> None:
+    """Nobody gets more than is left of the lifetime."""
+    clocks, bakrypt = Clocks(), Bakrypt(100)
+    token = clocks.share(bakrypt)
+    token.get()
+    clocks.wall.now += jump
+    assert token.get()["expires_in"] == 100
+    clocks.pass_time(50)
+    assert token.get()["expires_in"] == 50
+    clocks.pass_time(50)
+    assert token.get()["access_token"] == "token-2"
+
+
+def test_a_wall_clock_that_is_set_forward() -> None:
+    """It costs one call, and nothing more when it is set right again."""
+    clocks, bakrypt = Clocks(), Bakrypt(36000)
+    token = clocks.share(bakrypt)
+    token.get()
+    clocks.wall.now += 1e6
+    assert [token.get()["access_token"] for _ in range(3)] == ["token-2"] * 3
+    clocks.wall.now -= 1e6
+    assert token.get()["expires_in"] == 36000
+    assert bakrypt.calls == 2
+
+
+class GreenletExit(BaseException):
+    """As gevent's."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("death", [SystemExit, KeyboardInterrupt, MemoryError, GreenletExit])
+def test_the_leading_thread_dies(death: type[BaseException]) -> None:
+    """The next caller who waits takes over, and all get its token; later callers, too."""
+    numbered, leads, may_die = Bakrypt(), threading.Event(), threading.Event()
+
+    def die_once(seconds: float) -> AccessToken:
+        if not leads.is_set():
+            leads.set()
+            may_die.wait(5)
+            raise death
+        return numbered(seconds)
+
+    token = SharedToken(die_once, timeout=5)
+    leader = threading.Thread(target=token.get)
+    leader.start()
+    leads.wait(5)
+    results: list[Any] = []
+    waiting = [threading.Thread(target=lambda: results.append(token.get())) for _ in range(20)]
+    for thread in waiting:
+        thread.start()
+    may_die.set()
+    for thread in (leader, *waiting):
+        thread.join(5)
+    assert [reply["access_token"] for reply in results] == ["token-1"] * 20
+    assert token.get()["access_token"] == "token-1"
+    assert numbered.calls == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("death", [SystemExit, KeyboardInterrupt, MemoryError, GreenletExit])
+def test_the_thread_in_the_background_dies(
+    clock: Clock, bakrypt_calls: Bakrypt, death: type[BaseException]
+) -> None:
+    """The old token is served, and the next caller starts another renewal."""
+    deaths: list[int] = []
+
+    def die_once(seconds: float) -> AccessToken:
+        if bakrypt_calls.calls and not deaths:
+            deaths.append(1)
+            raise death
+        return bakrypt_calls(seconds)
+
+    token = share(die_once, clock)
+    token.get()
+    clock.now += LIFE * 0.9
+    assert token.get()["access_token"] == "token-1"
+    settle()
+    assert token.get()["access_token"] == "token-1"
+    settle()
+    assert token.get()["access_token"] == "token-2"
+
+
+def test_the_system_gives_no_thread(
+    clock: Clock, bakrypt_calls: Bakrypt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old token is served, and renewed once there are threads again."""
+    token = share(bakrypt_calls, clock)
+    token.get()
+    clock.now += LIFE * 0.9
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert token.get()["access_token"] == "token-1"
+    token.get()
+    settle()
+    assert token.get()["access_token"] == "token-2"
+
+
+def test_a_token_that_lives_shorter_than_the_call() -> None:
+    """Who waits keeps to its own deadline, and no two calls are in flight."""
+    timeout, most, in_flight = 0.4, [0], [0]
+    lock = threading.Lock()
+
+    def slow(seconds: float) -> AccessToken:
+        with lock:
+            in_flight[0] += 1
+            most[0] = max(most[0], in_flight[0])
+        time.sleep(min(seconds, timeout * 0.9))
+        with lock:
+            in_flight[0] -= 1
+        return Bakrypt(1)(seconds)
+
+    # The lifetime that bakrypt gives is over when the token is here.
+    wall = Clock()
+
+    def slept() -> float:
+        wall.now += 1
+        return wall.now
+
+    token = SharedToken(slow, timeout=timeout, wall_clock=slept)
+    started = time.monotonic()
+    results = at_once(10, token.get)
+    assert time.monotonic() - started < timeout + 1
+    assert {str(result) for result in results} <= {
+        "server_error: bakrypt's token ended before it was here",
+        "server_error: bakrypt did not answer in time",
+    }
+    assert most == [1]
+
+
+def test_a_process_that_is_stopped_while_it_looks_for_a_token(clock: Clock) -> None:
+    """No call is made without time for it; the next caller is served."""
+
+    class Store:
+        stops_for = 60.0
+
+        def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
+            clock.now += self.stops_for
+            return fetch(renewal.deadline - clock.now)
+
+    bakrypt, store = Bakrypt(), Store()
+    token = SharedToken(bakrypt, timeout=5, store=store, clock=clock, wall_clock=clock)
+    with pytest.raises(UpstreamFailedError, match="in time"):
+        token.get()
+    assert bakrypt.calls == 0
+    store.stops_for = 0
+    assert token.get()["access_token"] == "token-1"
+
+
+def test_a_caller_who_waits_for_two_leaders() -> None:
+    """The first dies late and the second hangs: the caller's own deadline holds."""
+    timeout, calls = 0.6, []
+    may_end = threading.Event()
+
+    def behave(seconds: float) -> AccessToken:
+        calls.append(seconds)
+        if len(calls) == 1:
+            time.sleep(timeout * 0.9)
+            raise SystemExit
+        may_end.wait(10)
+        return Bakrypt()(seconds)
+
+    token = SharedToken(behave, timeout=timeout)
+    waited: list[float] = []
+
+    def wait() -> None:
+        started = time.monotonic()
+        with suppress(UpstreamFailedError, SystemExit):
+            token.get()
+        waited.append(time.monotonic() - started)
+
+    threads = [threading.Thread(target=wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(waited) == 4)
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(waited)[3] < timeout + 1
+    assert len(calls) <= 3
+    assert all(0 < seconds <= timeout for seconds in calls)
+
+
+def test_a_leader_who_is_overdue_is_replaced_by_one_who_waits() -> None:
+    """A call that ignores its timeout is not waited for when time is left to ask anew."""
+    numbered, may_end = Bakrypt(), threading.Event()
+
+    def hang_once(seconds: float) -> AccessToken:
+        reply = numbered(seconds)
+        if numbered.calls == 1:
+            may_end.wait(10)
+        return reply
+
+    token = SharedToken(hang_once, timeout=0.2)
+    leader = threading.Thread(target=token.get)
+    leader.start()
+    wait_until(lambda: numbered.calls == 1)
+    time.sleep(0.6)  # so that this caller has time left when the leader is overdue
+    assert token.get()["access_token"] == "token-2"
+    may_end.set()
+    leader.join()
+    assert token.get()["access_token"] == "token-2"
+
+
+def test_a_reported_token_that_a_renewal_brings_again(clock: Clock) -> None:
+    """A caller who waits for a renewal that brings what it reports gets another token."""
+    started, may_end = threading.Event(), threading.Event()
+    numbered = Bakrypt()
+
+    def slow(seconds: float) -> AccessToken:
+        started.set()
+        may_end.wait(5)
+        return numbered(seconds)
+
+    token = share(slow, clock)
+    leader = threading.Thread(target=token.get)
+    leader.start()
+    started.wait(5)
+    results: list[str] = []
+    reporter = threading.Thread(target=lambda: results.append(token.get("token-1")["access_token"]))
+    reporter.start()
+    may_end.set()
+    leader.join()
+    reporter.join()
+    assert results == ["token-2"]
+
+
+def test_an_error_keeps_no_frames(clock: Clock, bakrypt_calls: Bakrypt) -> None:
+    """What is remembered has no traceback, in whose frames secrets stand."""
+    token = share(bakrypt_calls, clock)
+    bakrypt_calls.error = UpstreamFailedError("away")
+    with pytest.raises(UpstreamFailedError):
+        token.get()
+    for remembered in (token._flight._outcome, token._backoff._error):  # noqa: SLF001
+        assert isinstance(remembered, BakryptError)
+        assert remembered.__traceback__ is None
+
+
+def test_a_system_without_fork(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, bakrypt_calls: Bakrypt
+) -> None:
+    """Windows: `os.register_at_fork` does not exist there."""
+    monkeypatch.delattr(os, "register_at_fork")
+    assert share(bakrypt_calls, clock).get()["access_token"] == "token-1"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_leaves_the_parent_alone(clock: Clock, bakrypt_calls: Bakrypt) -> None:
+    """The child renews for itself, and the parent has its token and its lock as before."""
+    token = share(bakrypt_calls, clock)
+    token.get()
+    lock = token._flight.lock  # noqa: SLF001
+    child = os.fork()
+    if child == 0:
+        clock.now += LIFE
+        os._exit(0 if token.get()["access_token"] == "token-2" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert token._flight.lock is lock  # noqa: SLF001
+    assert token.get()["access_token"] == "token-1"
 
 
 ODD_LIVES = st.one_of(
@@ -515,7 +847,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 50_000), st.booleans(), st.booleans()), 
 
 @given(life=st.one_of(st.floats(1, 10**6), st.integers(1, 10**6)), steps=STEPS)
 def test_no_reply_is_ever_wrong(life: float, steps: list[tuple[float, bool, bool]]) -> None:
-    """Over any life and any steps of the clock, with bakrypt up or down: what is served lives, and says so truly."""
+    """Whatever the lifetime and the clock: what is served lives, and says how long."""
     clock, bakrypt = Clock(), Bakrypt(life)
     token = share(bakrypt, clock)
     issued_at: dict[str, float] = {}
@@ -534,7 +866,7 @@ def test_no_reply_is_ever_wrong(life: float, steps: list[tuple[float, bool, bool
         try:
             reply = token.get(last if rejects else None)
         except UpstreamFailedError:
-            # It failed only where no living token was left to serve, or the one there is was refused.
+            # It failed only because no living token was left, or it was refused.
             assert (
                 rejects or last is None or clock.now > issued_at[last] + life - max(1, life * 0.02)
             )

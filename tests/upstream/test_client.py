@@ -1,4 +1,4 @@
-"""The client asks what is documented, hands back what came, and takes every precaution on the way."""
+"""The client sends the documented requests, returns what came, and takes every precaution."""
 
 import gzip
 import json
@@ -131,7 +131,7 @@ def test_half_a_surrogate_pair_is_refused_without_being_quoted(bakrypt: BakryptC
 def test_netrc_does_not_replace_the_token(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A default entry in ~/.netrc would replace the Authorization header, were requests left to itself."""
+    """Requests by itself would replace the Authorization header by a default entry of ~/.netrc."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))

@@ -8,7 +8,7 @@ from misbehaving import Behaviour, Upstream, endlessly, hang, reply_to_each
 
 from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
 
-TIMEOUT = 0.5
+TIMEOUT = 0.3
 GRACE = 0.5
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

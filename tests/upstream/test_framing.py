@@ -445,6 +445,30 @@ def test_an_early_response_is_read(warm: bool) -> None:
         thread.join()
 
 
+def test_an_early_response_is_read_though_sending_failed() -> None:
+    """Upstream refuses a long request, reads no more of it and resets the connection."""
+    refusal = b'{"error": "invalid_request"}'
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 413 X\r\nContent-Length: %d\r\n\r\n" % len(refusal) + refusal)
+        connection.close()  # with bytes unread: a reset
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        settings = Settings(
+            url=url, client_id="planted-id", client_secret="planted-secret", timeout=5
+        )
+        with pytest.raises(UpstreamRefusedError) as caught:
+            # More than the buffers of both sockets take.
+            BakryptClient(settings).password("alice", "a" * 12_000_000)
+        thread.join()
+    assert caught.value.status == 413
+
+
 def test_an_upstream_that_closed_its_half_is_not_asked_again(upstream: Upstream) -> None:
     """It has said that it will not answer, though it would still read."""
     client = make_client(upstream, warm=False)

@@ -1,4 +1,4 @@
-"""A `requests.Session` of the user's own: everything that hooks in there works, and nothing mixes."""
+"""A `requests.Session` that is passed in: what hooks in there works, and nothing mixes."""
 
 import json
 import os

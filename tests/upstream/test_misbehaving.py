@@ -99,7 +99,7 @@ def app(upstream: Upstream) -> Flask:
 def test_a_failing_upstream_is_a_500_in_time(
     upstream: Upstream, app: Flask, route: str, behave: Behaviour, description: str, warm: bool
 ) -> None:
-    """Whatever upstream does, on a new connection or on a kept one, the caller hears what it was, and soon."""
+    """On a new connection or on a kept one, the caller hears what happened, and soon."""
     if warm:
         upstream.behave = replying(200, TOKEN_REPLY)
         assert app.test_client().post("/auth/token/", data=GRANT).status_code == 200

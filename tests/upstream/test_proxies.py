@@ -1,4 +1,4 @@
-"""The whole way through a proxy of the environment: tunnel, TLS, own CA, kept connections, and each failure."""
+"""The whole way through a proxy of the environment: tunnel, TLS, own CA, and each failure."""
 
 import socket
 import time

@@ -100,12 +100,23 @@ def test_unknown_members_pass_through(upstream: Upstream) -> None:
     """Unknown members reach the caller from bakrypt, but not bakrypt from the caller."""
     upstream.behave = replying(200, TOKEN_REPLY | {"id_token": "x"})
     response = (
-        create_app(upstream.environ)
-        .test_client()
-        .post("/auth/token/", json=ALICE | {"scope": "admin"})
+        create_app(upstream.environ).test_client().post("/auth/token/", json=ALICE | {"role": "x"})
     )
     assert response.json == TOKEN_REPLY | {"id_token": "x"}
-    assert "scope" not in upstream.requests[0].form
+    assert "role" not in upstream.requests[0].form
+
+
+@pytest.mark.parametrize(
+    "grant", [ALICE, {"grant_type": "refresh_token", "refresh_token": "a-refresh-token"}]
+)
+@pytest.mark.parametrize("kind", ["json", "data"])
+def test_the_scope_goes_upstream(upstream: Upstream, grant: dict[str, str], kind: str) -> None:
+    """Without it the wider token would come back."""
+    client = create_app(upstream.environ).test_client()
+    assert client.post("/auth/token/", **{kind: grant | {"scope": "read"}}).status_code == 200
+    assert upstream.requests[0].form["scope"] == ["read"]
+    client.post("/auth/token/", **{kind: grant})
+    assert "scope" not in upstream.requests[1].form
 
 
 MALFORMED: list[tuple[str, dict[str, Any], str]] = [

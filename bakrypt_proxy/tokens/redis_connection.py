@@ -1,0 +1,184 @@
+"""Connections to Redis that never keep a caller waiting.
+
+redis-py's timeouts are those of a single read: a server that sends a byte now and then is waited
+for without end. Here one deadline covers connecting, sending and reading. The look-up of the
+server's name is counted, too, but cannot be cut short.
+"""
+
+import os
+import re
+import socket
+import ssl
+import time
+from functools import cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, UnixDomainSocketConnection
+from redis.exceptions import ReadOnlyError
+from redis.retry import Retry
+
+ROUND_TRIP = 0.2  # seconds; Redis is near, and callers wait
+_LONGEST_MESSAGE = 200  # characters
+
+
+def redis_options(redis_url: str) -> dict[str, Any]:
+    """Return the options for `Redis.from_url`.
+
+    The CA bundle for `rediss://` is read from the environment here: the one that calls to bakrypt
+    use, too.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": ROUND_TRIP,
+        "socket_connect_timeout": ROUND_TRIP,
+        "retry": Retry(NoBackoff(), 0),  # the second try would have no time
+        "protocol": 2,  # RESP3 needs more round trips to connect
+        "max_connections": 1000,  # above the threads of any server; they do not wait for each other
+    }
+    match urlsplit(redis_url).scheme:
+        case "rediss":
+            bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+            return {**options, "connection_class": _TLSConnection, "ca_bundle": bundle}
+        case "unix":
+            return {**options, "connection_class": _UnixConnection}
+        case _:
+            return {**options, "connection_class": _TCPConnection}
+
+
+def explain(error: Exception, redis_url: str) -> str:
+    """Return Redis' own message as one short line, without the password of the address."""
+    message = str(error)
+    password = urlsplit(redis_url).password or ""
+    for secret in (password, unquote(password)):
+        message = message.replace(secret, "***") if secret else message
+    message = message[: 10 * _LONGEST_MESSAGE]
+    message = re.sub(r"^Command # .*? of pipeline caused error: ", "", message, flags=re.DOTALL)
+    # redis-py cuts the code off, such as MOVED; its class says the same.
+    line = " ".join(f"{type(error).__name__}: {message}".split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST_MESSAGE]
+
+
+class _DeadlineSocket:
+    """A connected socket whose reads and writes end at the deadline of its connection."""
+
+    def __init__(self, sock: socket.socket, connection: "_DeadlineMixin") -> None:
+        self._sock = sock
+        self._connection = connection
+        self._timeout: float | None = ROUND_TRIP
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Set the longest time of one read. redis-py sets 0 to see whether there is anything."""
+        self._timeout = seconds
+
+    def recv(self, *arguments: Any) -> bytes:
+        """Read what there is."""
+        self._limit()
+        return self._sock.recv(*arguments)
+
+    def recv_into(self, *arguments: Any) -> int:
+        """Read what there is; hiredis calls this one."""
+        self._limit()
+        return self._sock.recv_into(*arguments)
+
+    def sendall(self, data: bytes) -> None:
+        """Send all."""
+        self._limit()
+        self._sock.sendall(data)
+
+    def _limit(self) -> None:
+        left = self._connection.seconds_left()
+        if self._timeout is not None:
+            left = min(left, self._timeout)
+        self._sock.settimeout(left)
+
+
+class _DeadlineMixin:
+    """A connection of redis-py with one deadline for each use."""
+
+    _deadline = 0.0
+    _has_lost_primary = False
+
+    def connect(self) -> None:
+        """Begin a use. A pool calls this each time it hands the connection out."""
+        if self._has_lost_primary:
+            self.disconnect()  # type: ignore[attr-defined]
+        self._has_lost_primary = False
+        self._deadline = time.monotonic() + ROUND_TRIP
+        super().connect()  # type: ignore[misc]
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the deadline.
+
+        :raises TimeoutError: if there are none.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        """What is left for each address that a name has."""
+        return self.seconds_left()
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, seconds: float) -> None:
+        """Ignore what redis-py sets."""
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Read a response. After READONLY the next use connects again, to the new primary."""
+        try:
+            return super().read_response(*arguments, **options)  # type: ignore[misc]
+        except ReadOnlyError:
+            self._has_lost_primary = True
+            raise
+
+    def _connect(self) -> Any:
+        return _DeadlineSocket(self._open(), self)
+
+    def _open(self) -> socket.socket:
+        sock: socket.socket = super()._connect()  # type: ignore[misc]
+        return sock
+
+
+class _TCPConnection(_DeadlineMixin, Connection):  # type: ignore[misc]
+    pass
+
+
+class _UnixConnection(_DeadlineMixin, UnixDomainSocketConnection):  # type: ignore[misc]
+    pass
+
+
+class _TLSConnection(_TCPConnection):
+    """TLS with the CA bundle in place of the system's certificates, as requests uses it."""
+
+    def __init__(self, *, ca_bundle: str | None, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._ca_bundle = ca_bundle
+
+    def _open(self) -> socket.socket:
+        sock = super()._open()
+        try:
+            sock.settimeout(self.seconds_left())
+            return _create_context(self._ca_bundle).wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+
+
+@cache
+def _create_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return a context, read once: the system's certificates take milliseconds to read."""
+    if ca_bundle is None:
+        return ssl.create_default_context()
+    try:
+        if os.path.isdir(ca_bundle):  # noqa: PTH112 - the name is as the variable has it
+            return ssl.create_default_context(capath=ca_bundle)
+        return ssl.create_default_context(cafile=ca_bundle)
+    except OSError as error:
+        # OpenSSL does not say which file it could not read.
+        raise OSError(f"the CA bundle {ca_bundle} cannot be used: {error}") from error

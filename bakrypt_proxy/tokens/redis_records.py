@@ -1,0 +1,209 @@
+"""The values of one account in Redis: its token, its last error, and the lease.
+
+They are sealed with keys derived from `BAKRYPT_TOKEN`, and valid by Redis' own clock, so that no
+two machines' clocks have to agree.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from redis import Redis
+from redis.exceptions import WatchError
+
+from ..errors import (
+    BakryptError,
+    CredentialsRefusedError,
+    UpstreamFailedError,
+    UpstreamRefusedError,
+)
+from ..types import AccessToken
+from .cached import CachedToken, Clocks, Moment
+from .sealing import Seal
+from .shared import FORCED_APART, Outcome
+
+if TYPE_CHECKING:
+    from redis.client import Pipeline
+
+_SEAL_MARGIN = 1.0  # seconds that the seal of a lease outlives its key
+_NOT_SHARED_FOR = 2.0  # seconds for which nobody waits for a token that has no lifetime
+_LONGEST_VALUE = 512 * 1024  # bytes; a token's response has at most 64 KiB
+_KINDS = {
+    kind.__name__: kind
+    for kind in (UpstreamRefusedError, CredentialsRefusedError, UpstreamFailedError)
+}
+_NOT_SHARED = {"kind": "not shared"}
+
+
+class UnusableError(Exception):
+    """Redis cannot be used now. The message is Redis' own, or says what is wrong there."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is stored. Times are in seconds.
+
+    `was_forced`: a caller had the token renewed just now. `is_unshared`: bakrypt's tokens have no
+    lifetime. `is_leased`: a process asks bakrypt. `is_mine`: the lease was free, and was taken.
+    `asked_at`: by the monotonic clock, before the look. `server_time`: by Redis' clock.
+    """
+
+    token: CachedToken | None
+    was_forced: bool
+    error: BakryptError | None
+    is_unshared: bool
+    is_leased: bool
+    is_mine: bool
+    asked_at: float
+    server_time: float
+
+
+class Lease(NamedTuple):
+    """The right to ask bakrypt, and what was found when it was taken."""
+
+    value: bytes
+    found: Found
+
+
+class Records:
+    """The three values of one account in Redis: its token, its last error, and the lease.
+
+    :param secret: what the seals are derived from.
+    :param lease_seconds: how long a lease is valid.
+    :param clocks: the clocks of this machine.
+    :param name: what the keys begin with.
+    :param purpose: what the values are for.
+    """
+
+    def __init__(
+        self, secret: str, lease_seconds: float, clocks: Clocks, name: str, purpose: str
+    ) -> None:
+        self._lease_seconds = lease_seconds
+        self._clocks = clocks
+        self._token_key, self._token_seal = f"{name}:token", Seal(secret, f"{purpose} token")
+        self._error_key, self._error_seal = f"{name}:error", Seal(secret, f"{purpose} error")
+        self._lease_key, self._lease_seal = f"{name}:lease", Seal(secret, f"{purpose} lease")
+
+    def look(self, redis: "Redis", lease: bytes | None = None) -> Found:
+        """Return what is stored, after taking the lease if one is given and it is free.
+
+        :raises UnusableError: if a lease is there that no process of ours can have written.
+        """
+        asked = self._clocks.now()
+        with redis.pipeline(transaction=True) as pipe:
+            if lease is not None:
+                pipe.set(self._lease_key, lease, nx=True, px=int(self._lease_seconds * 1000))
+            for key in (self._token_key, self._error_key, self._lease_key):
+                pipe.getrange(key, 0, _LONGEST_VALUE - 1)  # what is longer does not open
+            pipe.exists(self._lease_key)
+            pipe.pttl(self._token_key)
+            pipe.time()
+            results = pipe.execute(raise_on_error=False)
+        is_mine = lease is not None and results.pop(0) is True
+        token, error, owner, is_leased, ttl, (seconds, microseconds) = results
+        now = seconds + microseconds / 1_000_000
+        if is_leased and self._lease_seal.open(owner, now=now) is None:
+            raise UnusableError(f"{self._lease_key} holds what no process of ours has written")
+        return Found(
+            *self._open_token(token, ttl, now, asked),
+            *self._open_error(error, now),
+            is_leased=bool(is_leased),
+            is_mine=is_mine,
+            asked_at=asked.monotonic,
+            server_time=now,
+        )
+
+    def create_lease(self, found: Found) -> bytes:
+        """Return a value for the lease. Nobody else has the same, and nobody can prolong it."""
+        seconds = self._lease_seconds + _SEAL_MARGIN
+        return self._lease_seal.close({}, now=found.server_time, seconds=seconds)
+
+    def finish(
+        self,
+        redis: "Redis",
+        lease: Lease,
+        outcome: Outcome | BakryptError | None = None,
+        *,
+        is_forced: bool = False,
+    ) -> None:
+        """Store the outcome and release the lease, unless it ran out and is another's by now."""
+        with redis.pipeline(transaction=True) as pipe:
+            try:
+                pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
+                is_owner = pipe.get(self._lease_key) == lease.value
+                pipe.multi()
+                self._write(pipe, lease.found, outcome, is_forced=is_forced)
+                if is_owner:
+                    pipe.delete(self._lease_key)
+                pipe.execute()
+            except WatchError:
+                self._write(pipe, lease.found, outcome, is_forced=is_forced)
+                pipe.execute()
+
+    def _write(
+        self,
+        pipe: "Pipeline",
+        found: Found,
+        outcome: Outcome | BakryptError | None,
+        *,
+        is_forced: bool,
+    ) -> None:
+        now = (
+            found.server_time
+        )  # From before the request: here a token ends no later than upstream.
+        elapsed = self._clocks.monotonic() - found.asked_at
+        if isinstance(outcome, CachedToken):
+            forced_until = now + elapsed + FORCED_APART if is_forced else 0
+            body = {
+                "token": outcome.token,
+                "lifetime": outcome.lifetime,
+                "forced_until": forced_until,
+            }
+            sealed = self._token_seal.close(body, now=now, seconds=outcome.lifetime)
+            pipe.set(self._token_key, sealed, pxat=int((now + outcome.lifetime) * 1000))
+            pipe.delete(self._error_key)
+            return
+        body, cooldown = _describe(outcome)
+        if cooldown:
+            sealed = self._error_seal.close(body, now=now, seconds=elapsed + cooldown)
+            pipe.set(self._error_key, sealed, px=max(1, int(cooldown * 1000)))
+
+    def _open_token(
+        self, sealed: object, ttl: int, now: float, asked: Moment
+    ) -> tuple[CachedToken | None, bool]:
+        """Return the token and whether a caller had it renewed just now."""
+        opened = self._token_seal.open(sealed, now=now)
+        if opened is None:
+            return None, False
+        left = opened.left if ttl < 0 else min(opened.left, ttl / 1000)
+        token = cast("AccessToken", opened.body["token"])
+        cached = CachedToken(token, opened.body["lifetime"], asked.after(left))
+        return cached, now < opened.body["forced_until"]
+
+    def _open_error(self, sealed: object, now: float) -> tuple[BakryptError | None, bool]:
+        """Return the remembered error and whether bakrypt's tokens have no lifetime."""
+        opened = self._error_seal.open(sealed, now=now)
+        if opened is None:
+            return None, False
+        if opened.body == _NOT_SHARED:
+            return None, True
+        kind = _KINDS[opened.body.pop("kind")]
+        error = kind(opened.body.pop("description"), **opened.body)
+        error.cooldown = opened.left
+        if error.retry_after is not None:
+            error.retry_after = str(math.ceil(opened.left))
+        return error, False
+
+
+def _describe(outcome: AccessToken | BakryptError | None) -> tuple[dict[str, Any], float]:
+    """Return what to store of an outcome that is no token to share, and for how many seconds."""
+    if outcome is None:
+        return {}, 0
+    if not isinstance(outcome, BakryptError):
+        return _NOT_SHARED, _NOT_SHARED_FOR
+    kind = type(outcome).__name__
+    if kind not in _KINDS:
+        return {}, 0
+    members = ("description", "status", "error", "detail", "retry_after")
+    body = {name: getattr(outcome, name) for name in members}
+    return {"kind": kind, **body}, outcome.cooldown or 0

@@ -1,0 +1,730 @@
+"""What Redis does wrong and others write to it costs a call at most. The servers are real."""
+
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from misbehaving import TOKEN_REPLY, Received, Upstream, hang, replying
+from processes import free_port, wait_until
+from real_redis import REDIS_SERVER, Forwarder, RedisServer
+from redis import Redis
+
+from app import create_app as create_our_app
+from bakrypt_proxy import BakryptError, Settings, UpstreamFailedError
+from bakrypt_proxy.account import Account
+from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.tokens.redis_records import Records
+from bakrypt_proxy.tokens.redis_store import RedisTokenStore
+
+pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 1.0
+TOKEN = str(TOKEN_REPLY["access_token"])
+YEAR = 365 * 86400
+WRONG = {"username": "alice", "password": "wrong"}
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test."""
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator["Redis"]:
+    """What somebody uses who can write to that Redis."""
+    with Redis.from_url(redis_server.url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def environ(upstream: Upstream, redis_server: RedisServer) -> dict[str, str]:
+    """Settings of a fleet."""
+    return {
+        **upstream.environ,
+        "BAKRYPT_REDIS_URL": redis_server.url,
+        "BAKRYPT_TIMEOUT": str(TIMEOUT),
+    }
+
+
+def member(environ: dict[str, str], **other: str) -> Account:
+    """What a new process of the fleet has."""
+    return Account(Settings.from_mapping(environ | other))
+
+
+def token_of(account: Account, rejected: str | None = None) -> str:
+    """Get the shared token of a process."""
+    return account.shared_token.get(rejected)["access_token"]
+
+
+def key_of(redis: "Redis", kind: str) -> bytes:
+    """The key of this kind, whether it is there or not."""
+    found = [key for key in redis.keys("bakrypt_proxy:*}:*") if isinstance(key, bytes)]
+    (name,) = {key.rpartition(b":")[0] for key in found}
+    return name + b":" + kind.encode()
+
+
+def value_of(redis: "Redis", kind: str) -> bytes:
+    """The value that is stored under the key of this kind."""
+    value = redis.get(key_of(redis, kind))
+    assert isinstance(value, bytes)
+    return value
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings about Redis."""
+    texts = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [text for text in texts if "Redis" in text]
+
+
+def numbered(upstream: Upstream, expires_in: float = 36000) -> None:
+    """Have bakrypt give out `token-1`, `token-2` and so on."""
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        name = f"token-{len(upstream.requests)}"
+        body = TOKEN_REPLY | {"access_token": name, "expires_in": expires_in}
+        replying(200, body)(upstream, connection, received)
+
+    upstream.behave = behave
+
+
+def sealed_values(upstream: Upstream, environ: dict[str, str], redis: "Redis") -> dict[str, bytes]:
+    """Real values of all three keys, from a renewal that fails and one that succeeds."""
+    values = {}
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        values["lease"] = value_of(redis, "lease")
+        replying(503, {}, "Retry-After: 60")(upstream, connection, received)
+
+    upstream.behave = behave
+    with pytest.raises(BakryptError):
+        token_of(member(environ))
+    values["error"] = value_of(redis, "error")
+    redis.delete(key_of(redis, "error"))
+    upstream.behave = replying(200, TOKEN_REPLY)
+    token_of(member(environ))
+    values["token"] = value_of(redis, "token")
+    upstream.requests.clear()
+    return values
+
+
+@pytest.mark.parametrize("ttl", [YEAR, None])
+def test_a_sealed_value_under_another_key(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+    ttl: int | None,
+) -> None:
+    """Each of the three, in the place of each other and with any TTL, is as nothing."""
+    values = sealed_values(upstream, environ, redis)
+    name = key_of(redis, "token").decode().removesuffix("token")
+    for source in values:
+        for target in {"token", "error"} - {source}:
+            redis.flushall()
+            redis.set(f"{name}{target}", values[source], ex=ttl)
+            assert token_of(member(environ)) == token_of(member(environ)) == TOKEN
+            assert len(upstream.requests) == 1, (source, target)
+            upstream.requests.clear()
+    assert warnings(caplog) == []
+
+
+def test_a_sealed_value_of_another_network(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis"
+) -> None:
+    """The same secret at another origin: its values do not open."""
+    values = sealed_values(upstream, environ, redis)
+    with Upstream() as other:
+        there = environ | {"BAKRYPT_URL": other.url}
+        other.behave = replying(200, TOKEN_REPLY | {"access_token": "of-the-other"})
+        before = set(redis.keys("*"))
+        token_of(member(there))
+        (key,) = set(redis.keys("*")) - before
+        redis.set(key, values["token"], ex=YEAR)
+        assert token_of(member(there)) == "of-the-other"
+
+
+def test_an_old_error_put_back(upstream: Upstream, environ: dict[str, str], redis: "Redis") -> None:
+    """It ends when it was to end, whatever TTL it has now."""
+    upstream.behave = replying(503, {}, "Retry-After: 1")
+    with pytest.raises(BakryptError):
+        token_of(member(environ))
+    key = key_of(redis, "error")
+    error = value_of(redis, "error")
+    wait_until(lambda: not redis.exists(key), 5)
+    numbered(upstream)
+    redis.set(key, error, ex=YEAR)
+    assert token_of(member(environ)) == "token-2"
+    redis.flushall()
+    redis.set(key, error)
+    assert token_of(member(environ)) == "token-3"
+
+
+def test_a_remembered_error_given_a_year(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis"
+) -> None:
+    """While it is valid it is believed, and remembered for no longer."""
+    upstream.behave = replying(429, {}, "Retry-After: 7")
+    with pytest.raises(BakryptError):
+        token_of(member(environ))
+    redis.persist(key_of(redis, "error"))
+    with pytest.raises(BakryptError) as caught:
+        token_of(member(environ))
+    assert caught.value.cooldown is not None
+    assert caught.value.cooldown <= 7
+    assert caught.value.retry_after in {"6", "7"}
+    assert len(upstream.requests) == 1
+
+
+def test_an_old_token_put_back(upstream: Upstream, environ: dict[str, str], redis: "Redis") -> None:
+    """Within its lifetime it has what is left; after it, it is ignored."""
+    numbered(upstream, expires_in=3)
+    token_of(member(environ))
+    key = key_of(redis, "token")
+    sealed = value_of(redis, "token")
+    for ttl in (YEAR, None):
+        redis.set(key, sealed, ex=ttl)
+        assert member(environ).shared_token.get()["expires_in"] <= 3
+    assert len(upstream.requests) == 1
+    until = redis.time()[0] + 4
+    wait_until(lambda: redis.time()[0] >= until, 10)
+    redis.set(key, sealed, ex=YEAR)
+    assert token_of(member(environ)) == "token-2"
+    redis.set(key, sealed)
+    assert token_of(member(environ)) == "token-3"
+
+
+def test_the_token_before_put_back(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis"
+) -> None:
+    """A process whose token was reported does not go back to the one before it."""
+    numbered(upstream)
+    one = member(environ)
+    token_of(one)
+    first = value_of(redis, "token")
+    two = member(environ)
+    assert token_of(two, "token-1") == "token-2"
+    redis.set(key_of(redis, "token"), first)
+    two.shared_token._forced_at = -1000  # noqa: SLF001 - the five seconds are over
+    assert token_of(two, "token-2") == "token-3"
+    assert len(upstream.requests) == 3
+
+
+LEASES: dict[str, Callable[["Redis", bytes, bytes], object]] = {
+    "no TTL": lambda redis, key, real: redis.set(key, "x"),
+    "a year": lambda redis, key, real: redis.set(key, "x", ex=YEAR),
+    "short": lambda redis, key, real: redis.set(key, "x", ex=2),
+    "empty": lambda redis, key, real: redis.set(key, ""),
+    "a list": lambda redis, key, real: redis.rpush(key, "x"),
+    "a stream": lambda redis, key, real: redis.xadd(key, {"x": "x"}),
+    "huge": lambda redis, key, real: redis.setrange(key, 100_000_000, "x"),
+    "an old one": lambda redis, key, real: redis.set(key, real),
+}
+
+
+@pytest.mark.parametrize("kind", LEASES)
+def test_a_lease_that_cannot_be_one(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    """Each process goes on by itself, at once, with one warning that names the key."""
+    real = sealed_values(upstream, environ, redis)["lease"]
+    redis.delete(key_of(redis, "token"), key_of(redis, "error"))
+    redis.set("bakrypt_proxy:{x}:token", "another account's")
+    name = records_of(member(environ))._lease_key  # noqa: SLF001
+    if kind == "an old one":
+        wait_until(lambda: not valid(redis, real, environ), 5)
+    LEASES[kind](redis, name.encode(), real)
+    accounts = [member(environ) for _ in range(3)]
+    for account in accounts:
+        started = time.monotonic()
+        assert token_of(account) == token_of(account) == TOKEN
+        assert time.monotonic() - started < TIMEOUT
+    assert len(upstream.requests) == 3
+    assert len(warnings(caplog)) == 3
+    assert name in warnings(caplog)[0]
+    assert name in (accounts[0].redis_problem() or "")
+
+
+def valid(redis: "Redis", lease: bytes, environ: dict[str, str]) -> bool:
+    """Whether a lease is still one by its seal."""
+    seconds, microseconds = redis.time()
+    now = seconds + microseconds / 1_000_000
+    seal = records_of(member(environ))._lease_seal  # noqa: SLF001
+    return seal.open(lease, now=now) is not None
+
+
+def records_of(account: Account) -> Records:
+    """What an account has in Redis."""
+    store = account.shared_token._renewer._store  # noqa: SLF001
+    assert isinstance(store, RedisTokenStore)
+    return store._records  # noqa: SLF001
+
+
+def test_a_lease_put_back_again_and_again(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis"
+) -> None:
+    """Who waits for it has a token within a second of the timeout, and asked only once."""
+    lease = sealed_values(upstream, environ, redis)["lease"]
+    key = key_of(redis, "lease")
+    redis.delete(key_of(redis, "token"))
+    stop = threading.Event()
+
+    def attack() -> None:
+        with Redis.from_url(environ["BAKRYPT_REDIS_URL"]) as attacker:
+            while not stop.wait(0.002):
+                attacker.set(key, lease)
+
+    thread = threading.Thread(target=attack)
+    thread.start()
+    try:
+        wait_until(lambda: bool(redis.exists(key)))
+        started = time.monotonic()
+        assert token_of(member(environ)) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+    finally:
+        stop.set()
+        thread.join()
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["token", "error"])
+@pytest.mark.parametrize("write", ["a list", "huge", "empty", "no TTL"])
+def test_nonsense_in_place_of_a_value(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis", kind: str, write: str
+) -> None:
+    """It is as nothing: one call, whose token is stored over it and shared."""
+    sealed_values(upstream, environ, redis)
+    key = key_of(redis, kind)
+    redis.delete(key_of(redis, "token"), key)
+    LEASES[write](redis, key, b"")
+    started = time.monotonic()
+    assert token_of(member(environ)) == token_of(member(environ)) == TOKEN
+    assert time.monotonic() - started < TIMEOUT
+    assert len(upstream.requests) == 1
+
+
+def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The replica is promoted, the name moves, kept connections stay open: sharing goes on there.
+
+    So does the counting of password attempts, and `readyz` says what is.
+    """
+    numbered(upstream, expires_in=1)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    with (
+        RedisServer(tmp_path / "old") as old,
+        RedisServer(tmp_path / "new", "--replicaof", f"127.0.0.1 {old.port}") as new,
+        Redis.from_url(old.url) as old_redis,
+        Redis.from_url(new.url) as new_redis,
+        Forwarder(old.port) as name,
+    ):
+        wait_until(lambda: new_redis.info()["master_link_status"] == "up", 20)
+        environ = {
+            **upstream.environ,
+            "BAKRYPT_REDIS_URL": name.url,
+            "BAKRYPT_RATE_LIMIT": "5 per hour",
+            "BAKRYPT_EXCHANGE_PUBLIC": "true",
+            "BAKRYPT_TRUSTED_HOSTS": "localhost",
+        }
+        clients = [create_our_app(environ).test_client() for _ in range(2)]
+
+        def tokens() -> set[str]:
+            replies = [client.post("/auth/exchange/").get_json() for client in clients]
+            return {reply["access_token"] for reply in replies}
+
+        def attempts(client: int) -> int:
+            return clients[client].post("/auth/token/", json=WRONG).status_code
+
+        wait_until(lambda: len(tokens()) == 1)
+        assert attempts(0) != 429
+        assert [client.get("/readyz").status_code for client in clients] == [200, 200]
+        new_redis.replicaof("NO", "ONE")
+        old_redis.replicaof("127.0.0.1", str(new.port))
+        wait_until(lambda: old_redis.info()["role"] == "slave")
+        name.target = new.port
+        wait_until(lambda: len(tokens()) == 1, 20)
+        wait_until(lambda: bool(new_redis.keys("*:token")), 20)
+        wait_until(lambda: {c.get("/readyz").status_code for c in clients} == {200}, 20)
+        wait_until(lambda: attempts(0) == 429, 20)
+        wait_until(lambda: attempts(1) == 429, 20)
+        assert new_redis.keys("bakrypt_proxy:LIMITER*")
+    assert len(warnings(caplog)) <= 2
+
+
+def test_a_node_of_a_cluster(upstream: Upstream, tmp_path: Path) -> None:
+    """One that has all slots works, for the token and for the limiter."""
+    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
+        with Redis.from_url(server.url) as redis:
+            redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: redis.cluster("INFO")["cluster_state"] == "ok")
+        environ = {**upstream.environ, "BAKRYPT_REDIS_URL": server.url}
+        assert token_of(member(environ)) == token_of(member(environ)) == TOKEN
+        assert len(upstream.requests) == 1
+        assert member(environ).problems() == []
+        client = create_our_app(environ).test_client()
+        assert client.post("/auth/token/", json=WRONG).status_code == 200
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_node_without_our_slot(
+    upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each process goes on by itself; the warning and the probe quote Redis."""
+    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
+        environ = {**upstream.environ, "BAKRYPT_REDIS_URL": server.url}
+        account = member(environ)
+        assert token_of(account) == token_of(account) == TOKEN
+        (warning,) = warnings(caplog)
+        assert "ClusterDownError: Hash slot not served" in warning
+        assert "ClusterDownError: Hash slot not served" in (account.redis_problem() or "")
+
+
+@pytest.mark.parametrize("manner", ["drip", "stall"])
+@pytest.mark.parametrize("bakrypt", ["fast", "hangs"])
+def test_redis_drips(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis_server: RedisServer,
+    manner: str,
+    bakrypt: str,
+) -> None:
+    """A byte now and then is no answer: it is bounded as one that says nothing, for all callers."""
+    if bakrypt == "hangs":
+        upstream.behave = hang
+    with Forwarder(redis_server.port) as name:
+        account = member(environ, BAKRYPT_REDIS_URL=name.url)
+        name.pass_on = getattr(name, manner)
+        started = time.monotonic()
+        with ThreadPoolExecutor(5) as pool:
+            replies = list(pool.map(lambda _: attempt(account), range(5)))
+        assert time.monotonic() - started < TIMEOUT + 1
+        assert set(replies) == {TOKEN if bakrypt == "fast" else "did not answer in time"}
+        assert len(upstream.requests) == 1
+        started = time.monotonic()
+        assert "Timeout" in (account.redis_problem() or "")
+        assert time.monotonic() - started < 1
+
+
+def attempt(account: Account) -> str:
+    """Get the token, or the end of the error."""
+    try:
+        return token_of(account)
+    except UpstreamFailedError as error:
+        return str(error).removeprefix("server_error: bakrypt ")
+
+
+def test_redis_begins_to_drip_during_the_call(
+    upstream: Upstream, environ: dict[str, str], redis_server: RedisServer
+) -> None:
+    """What bakrypt gave is served in time though it cannot be stored."""
+    with Forwarder(redis_server.port) as name:
+
+        def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+            name.pass_on = name.drip
+            time.sleep(TIMEOUT / 2)
+            replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+        upstream.behave = behave
+        started = time.monotonic()
+        assert token_of(member(environ, BAKRYPT_REDIS_URL=name.url)) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+
+
+def test_password_attempts_while_redis_drips(sandbox: Sandbox, redis_server: RedisServer) -> None:
+    """They are counted in memory, and nobody waits long."""
+    with Forwarder(redis_server.port) as name:
+        environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": name.url}
+        client = create_our_app(environ | {"BAKRYPT_RATE_LIMIT": "3 per hour"}).test_client()
+        assert client.post("/auth/token/", json=WRONG).status_code == 400
+        name.pass_on = name.drip
+        started = time.monotonic()
+        statuses = [client.post("/auth/token/", json=WRONG).status_code for _ in range(4)]
+        assert statuses == [400, 400, 400, 429]
+        assert time.monotonic() - started < 3
+
+
+ANSWERS = {
+    "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "no number": b":abc\r\n" * 20,
+    "a negative length": b"*-5\r\n$-7\r\n" * 20,
+    "an endless length": b"$99999999999999999999\r\n",
+    "an endless list": b"*1000000000\r\n" + b"+OK\r\n" * 1000,
+    "deep": b"*1\r\n" * 100_000,
+    "OK to everything": b"+OK\r\n" * 50,
+    "an odd time": b"+OK\r\n" * 9 + b"*6\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n:-2\r\n:7\r\n",
+    "nothing": b"",
+    "binary": bytes(range(256)) * 100,
+}
+
+
+@contextmanager
+def saying(answer: bytes) -> Iterator[str]:
+    """A server that says one thing over and over, whatever it is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                while connection.recv(65536):
+                    connection.sendall(answer)
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],)).start()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"redis://:planted-password@127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_is_no_redis(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture, answer: str
+) -> None:
+    """Whatever it says, the process goes on by itself, in time, with one warning."""
+    with saying(ANSWERS[answer]) as url:
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        started = time.monotonic()
+        assert token_of(account) == token_of(account) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+        assert len(warnings(caplog)) == 1
+        assert account.redis_problem()
+        assert len(account.redis_problem() or "") < 500
+
+
+def test_a_message_for_the_terminal(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    """It is one short line of printable characters."""
+    with saying(b"-ERR a\x1b[31m\x00" + b"\xff" * 1_000_000 + b"\nb\r\n") as url:
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        assert token_of(account) == TOKEN
+        problem = account.redis_problem() or ""
+    (warning,) = warnings(caplog)
+    assert warning.isprintable()
+    assert problem.isprintable()
+    assert 0 < len(problem) <= 200
+
+
+def test_redis_is_full(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis", caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each process goes on by itself; the warning and the probe quote Redis."""
+    numbered(upstream)
+    redis.config_set("maxmemory", 1)
+    assert token_of(member(environ)) == "token-1"
+    (warning,) = warnings(caplog)
+    assert "maxmemory" in warning
+    assert "maxmemory" in (member(environ).redis_problem() or "")
+    redis.config_set("maxmemory", 0)
+    assert token_of(member(environ)) == token_of(member(environ)) == "token-2"
+
+
+@pytest.mark.parametrize("password", ["planted-password", "planted%2Fpassword"])
+def test_a_message_that_repeats_the_password(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture, password: str
+) -> None:
+    """It shows neither in the log nor in `readyz`."""
+    plain = password.replace("%2F", "/").encode()
+    told = b"-ERR unknown command 'AUTH', with args beginning with: '" + plain + b"'\r\n"
+    with saying(told * 20) as url:
+        address = url.replace("planted-password", password)
+        client = create_our_app({**upstream.environ, "BAKRYPT_REDIS_URL": address}).test_client()
+        reply = client.get("/readyz")
+        assert reply.status_code == 503
+        assert "unknown command" in reply.text
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": address})
+        token_of(account)
+    assert "unknown command" in caplog.text
+    assert "planted" not in reply.text + caplog.text
+
+
+@contextmanager
+def user(redis: "Redis", *rules: str) -> Iterator[str]:
+    """An ACL user of a Redis, as an address."""
+    rights = ["reset", "on", ">secret", *rules]
+    redis.execute_command("ACL", "SETUSER", "bakrypt", *rights)  # type: ignore[no-untyped-call]
+    yield f"redis://bakrypt:secret@127.0.0.1:{redis.connection_pool.connection_kwargs['port']}/0"
+
+
+def documented_rules() -> list[str]:
+    """The rules of the ACL line in docs/deploy.md."""
+    line = re.search(r"^ACL SETUSER bakrypt on >\S+ (.*)$", deploy_md(), re.MULTILINE)
+    assert line is not None
+    return line[1].split()
+
+
+def deploy_md() -> str:
+    """The page on deployment."""
+    return (ROOT / "docs" / "deploy.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("rules", [["~bakrypt_proxy*", "+@all"], documented_rules()], ids=str)
+def test_the_documented_rights_are_enough(
+    sandbox: Sandbox, redis: "Redis", caplog: pytest.LogCaptureFixture, rules: list[str]
+) -> None:
+    """All our keys begin alike: the token is shared, attempts are counted together, all is well."""
+    with user(redis, *rules) as url:
+        environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": url, "BAKRYPT_EXCHANGE_PUBLIC": "true"}
+        apps = [create_our_app(environ | {"BAKRYPT_RATE_LIMIT": "3 per hour"}) for _ in range(2)]
+        clients = [app.test_client() for app in apps]
+        tokens = {c.post("/auth/exchange/").get_json()["access_token"] for c in clients}
+        assert len(tokens) == 1
+        statuses = [clients[n % 2].post("/auth/token/", json=WRONG).status_code for n in range(4)]
+        assert statuses == [400, 400, 400, 429]
+        assert [client.get("/readyz").status_code for client in clients] == [200, 200]
+        result = apps[0].test_cli_runner().invoke(args=["bakrypt", "check"])
+        assert re.search(r"^redis +ok", result.stdout, re.MULTILINE)
+    assert warnings(caplog) == []
+    assert redis.keys("*") == redis.keys("bakrypt_proxy*")
+
+
+def test_no_right_to_run_scripts(
+    sandbox: Sandbox, redis: "Redis", caplog: pytest.LogCaptureFixture
+) -> None:
+    """The token is shared without a warning; that attempts are not counted there is said."""
+    with user(redis, "~bakrypt_proxy*", "+@all", "-@scripting") as url:
+        environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": url}
+        assert token_of(member(environ)) == token_of(member(environ))
+        assert member(environ).problems() == []
+        assert warnings(caplog) == []
+        app = create_our_app(environ)
+        reply = app.test_client().get("/readyz")
+        result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
+    assert reply.status_code == 503
+    for text in (reply.get_json()["error_description"], result.stdout):
+        assert "password attempts are counted in memory" in text
+        assert "NOPERM" in text or "no permissions" in text
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["~other*", "+@all"],
+        ["~bakrypt_proxy*", "+@all", "-set"],
+        ["~bakrypt_proxy*", "+@all", "-exec"],
+        ["~bakrypt_proxy*", "+@all", "-time"],
+        ["~bakrypt_proxy*", "+@all", "-watch"],
+        ["~bakrypt_proxy*", "+@all", "-del"],
+        ["%R~bakrypt_proxy*", "+@all"],
+    ],
+    ids=str,
+)
+def test_a_right_is_missing(
+    upstream: Upstream, redis: "Redis", caplog: pytest.LogCaptureFixture, rules: list[str]
+) -> None:
+    """Each process goes on by itself; the warning and the probe quote Redis."""
+    with user(redis, *rules) as url:
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        assert token_of(account) == token_of(account) == TOKEN
+        (warning,) = warnings(caplog)
+        assert "permissions" in warning
+        assert "permissions" in (account.redis_problem() or "")
+
+
+@pytest.fixture
+def ca() -> trustme.CA:
+    """A certificate authority that nobody knows."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_url(ca: trustme.CA, tmp_path: Path) -> Iterator[str]:
+    """The address of a Redis whose certificate is of that authority."""
+    certificate = ca.issue_cert("127.0.0.1")
+    names = {"key": tmp_path / "key.pem", "cert": tmp_path / "cert.pem", "ca": tmp_path / "ca.pem"}
+    certificate.private_key_pem.write_to_path(str(names["key"]))
+    certificate.cert_chain_pems[0].write_to_path(str(names["cert"]))
+    ca.cert_pem.write_to_path(str(names["ca"]))
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-cert-file", str(names["cert"])]
+    options += ["--tls-key-file", str(names["key"]), "--tls-ca-cert-file", str(names["ca"])]
+    with RedisServer(tmp_path, *options, "--tls-auth-clients", "no"):
+        yield f"rediss://127.0.0.1:{port}/0"
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_tls_with_a_ca_of_ones_own(
+    sandbox: Sandbox,
+    ca: trustme.CA,
+    tls_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+) -> None:
+    """The whole good way, by the variable that calls to bakrypt obey: token, limiter and probe."""
+    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
+    environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": tls_url}
+    assert token_of(member(environ)) == token_of(member(environ))
+    assert sandbox.calls["/auth/exchange/"] == 1
+    clients = [
+        create_our_app(environ | {"BAKRYPT_RATE_LIMIT": "1 per hour"}).test_client()
+        for _ in range(2)
+    ]
+    statuses = [client.post("/auth/token/", json=WRONG).status_code for client in clients]
+    assert statuses == [400, 429]
+    assert clients[0].get("/readyz").status_code == 200
+    assert warnings(caplog) == []
+
+
+def test_tls_with_a_folder_of_cas(
+    sandbox: Sandbox, tls_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable may name a folder, as for requests."""
+    pem = tmp_path / "ca.pem"
+    command = ["openssl", "x509", "-noout", "-hash", "-in", str(pem)]
+    digest = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    folder = tmp_path / "cas"
+    folder.mkdir()
+    (folder / f"{digest}.0").write_bytes(pem.read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder))
+    assert member({**sandbox.environ, "BAKRYPT_REDIS_URL": tls_url}).problems() == []
+
+
+@pytest.mark.parametrize("bundle", ["none", "another's", "missing"])
+def test_tls_with_the_wrong_ca(
+    sandbox: Sandbox,
+    tls_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    bundle: str,
+) -> None:
+    """Nothing is sent to a server that is not known, and the reason is said."""
+    if bundle != "none":
+        path = tmp_path / "another.pem"
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+        if bundle == "another's":
+            trustme.CA().cert_pem.write_to_path(str(path))
+    account = member({**sandbox.environ, "BAKRYPT_REDIS_URL": tls_url})
+    assert token_of(account) == token_of(account)
+    (warning,) = warnings(caplog)
+    reason = "another.pem cannot be used" if bundle == "missing" else "certificate verify failed"
+    assert reason in warning
+    assert reason in (account.redis_problem() or "")
+
+
+def test_where_redis_is_not_used(upstream: Upstream) -> None:
+    """Without a token to share, an account has nothing in Redis, and nothing is asked of it."""
+    environ = {
+        "BAKRYPT_URL": upstream.url,
+        "BAKRYPT_CLIENT_ID": "id",
+        "BAKRYPT_CLIENT_SECRET": "secret",
+        "BAKRYPT_REDIS_URL": f"redis://127.0.0.1:{free_port()}",
+    }
+    assert member(environ).problems() == []
