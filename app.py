@@ -22,6 +22,7 @@ from bakrypt_proxy import (
     JsonFormatter,
     Settings,
     add_redis_probe,
+    create_api_blueprint,
     create_blueprint,
     is_password_attempt,
     read_settings,
@@ -35,6 +36,7 @@ from bakrypt_proxy.web.metrics import create_metrics
 logger = logging.getLogger("bakrypt_proxy.app")
 
 _SANDBOX_LIFETIME = 60  # seconds; short enough to watch a renewal
+_API_POSTS = {f"bakrypt_api.{call}" for call in ("files", "assets", "mint", "refund")}
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
 
@@ -56,12 +58,14 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         fixed = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=1, x_host=1)
         app.wsgi_app = fixed  # type: ignore[method-assign]
     app.register_blueprint(create_blueprint(settings=settings))
+    if settings.token is not None:
+        app.register_blueprint(create_api_blueprint(settings=settings))
     app.register_blueprint(_create_demo(settings, is_sandbox=is_sandbox))
     app.register_blueprint(create_metrics())
     app.register_error_handler(HTTPException, render_http_error)
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=readyz)
-    _limit_passwords(app, settings)
+    _limit_callers(app, settings)
     return app
 
 
@@ -94,13 +98,16 @@ def _set_up_logging(settings: Settings) -> None:
         log.setLevel(level)
 
 
-def _limit_passwords(app: Flask, settings: Settings) -> None:
-    """Limit password attempts by client address, in Redis if it is configured."""
+def _limit_callers(app: Flask, settings: Settings) -> None:
+    """Limit password attempts and POSTs to the API by client address, in Redis if configured."""
     limiter = Limiter(_client, app=app, on_breach=_refuse_attempt, **_limiter_storage(settings))
     limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
     app.view_functions["bakrypt.token"] = limit(
         app.ensure_sync(app.view_functions["bakrypt.token"])
     )
+    api_limit = limiter.shared_limit(settings.api_rate_limit, scope="bakrypt_api")
+    for name in _API_POSTS & app.view_functions.keys():
+        app.view_functions[name] = api_limit(app.ensure_sync(app.view_functions[name]))
     if settings.redis_url is not None:
         add_redis_probe(app, partial(_limiter_problem, limiter, settings.redis_url))
 
@@ -170,9 +177,10 @@ def _use_sandbox(app: Flask) -> None:
         app.config["BAKRYPT_URL"] = sandbox.url
     app.config.update(CREDENTIALS)
     app.config.update(dict.fromkeys(_SECRET_FILES, ""))
-    if _setting(app, "BAKRYPT_EXCHANGE_PUBLIC") is None:
-        # The sandbox's tokens open nothing. On a real network exchange stays closed by default.
-        app.config["BAKRYPT_EXCHANGE_PUBLIC"] = True
+    for name in ("BAKRYPT_EXCHANGE_PUBLIC", "BAKRYPT_API_PUBLIC"):
+        if _setting(app, name) is None:
+            # The sandbox's tokens open nothing. On a real network both stay closed by default.
+            app.config[name] = True
 
 
 def _setting(app: Flask, name: str) -> object:
@@ -184,6 +192,11 @@ def _setting(app: Flask, name: str) -> object:
 
 
 def _create_demo(settings: Settings, *, is_sandbox: bool) -> Blueprint:
-    if is_sandbox:
-        return create_demo(network="the sandbox", api_url=settings.url, users=USERS, try_api=True)
-    return create_demo(network=urlsplit(settings.url).netloc, api_url=settings.url)
+    return create_demo(
+        network="the sandbox" if is_sandbox else urlsplit(settings.url).netloc,
+        api_url=settings.url,
+        api=None if settings.token is None else "bakrypt_api",
+        api_is_open=settings.api_public,
+        users=USERS if is_sandbox else None,
+        try_api=is_sandbox,
+    )

@@ -16,7 +16,7 @@ Scheme = Literal["light", "dark"]
 PICTURES: dict[str, tuple[Scheme, int, int]] = {
     "page-light.png": ("light", 1180, 1120),
     "page-dark.png": ("dark", 1180, 1120),
-    "page-phone.png": ("light", 375, 812),
+    "page-phone.png": ("light", 375, 1300),
 }
 
 
@@ -35,21 +35,20 @@ def take(browser: Browser, url: str, path: Path, *, scheme: Scheme, size: Viewpo
     with browser.new_context(color_scheme=scheme, viewport=size) as context:
         page = context.new_page()
         page.goto(url)
-        page.get_by_role("button", name="Exchange").click()
+        forms = page.locator("#without-token")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "gold.txt")
             file.write_bytes(b"gold")
-            page.get_by_label("File", exact=True).set_input_files(file)
-            page.get_by_role("button", name="Upload").click()
-            expect(page.locator("#uploaded")).to_be_visible()
-        page.get_by_label("Name", exact=True).fill("alice")
-        page.get_by_label("Password").fill("alice-password")
-        page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_text("It belongs to alice.")).to_be_visible()
+            forms.get_by_label("File", exact=True).set_input_files(file)
+            forms.get_by_role("button", name="Upload").click()
+            expect(page.locator("#public-uploaded")).to_be_visible()
+        forms.get_by_label("Asset name").fill("Gold")
+        forms.get_by_role("button", name="Create").click()
+        expect(page.locator("#public-created")).to_be_visible()
         page.locator("#calls summary").first.click()
         page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
         page.wait_for_timeout(300)  # until it has scrolled
-        page.screenshot(path=path, full_page=size["width"] < 500)
+        page.screenshot(path=path)
 
 
 if __name__ == "__main__":

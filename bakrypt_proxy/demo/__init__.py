@@ -1,15 +1,17 @@
-"""A page to try the proxy: get a token, watch its renewal, use it, and see every call."""
+"""A page to try the proxy: call bakrypt with and without a token, and see every call."""
 
 from collections.abc import Mapping
 
 from flask import Blueprint, Response, render_template
 
 
-def create_demo(
+def create_demo(  # noqa: PLR0913 - all are named
     *,
     network: str,
     api_url: str,
     auth: str = "bakrypt",
+    api: str | None = None,
+    api_is_open: bool = False,
     users: Mapping[str, str] | None = None,
     try_api: bool = False,
 ) -> Blueprint:
@@ -18,8 +20,10 @@ def create_demo(
     :param network: the name of the network, as the page shows it.
     :param api_url: the origin of the API that accepts the tokens.
     :param auth: the name under which the proxy's blueprint is registered.
+    :param api: the name under which the blueprint of the API is registered; None if it is not.
+    :param api_is_open: whether everybody may call that API.
     :param users: invented names and passwords for the page to show.
-    :param try_api: let the page upload a file to that API and create an asset from it.
+    :param try_api: let the page upload a file with its token and create an asset from it.
     """
     demo = Blueprint(
         "demo",
@@ -37,6 +41,8 @@ def create_demo(
             network=network,
             api_url=api_url,
             auth=auth,
+            api=api,
+            api_is_open=api_is_open,
             users=users or {},
             try_api=try_api,
         )

@@ -3,11 +3,13 @@
 import json
 import re
 from typing import NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 
+from .._parsers import NETWORKS
 from ..cli import add_commands
 from ..errors import (
     AccessDeniedError,
@@ -111,8 +113,14 @@ def receipts() -> Response:
 
 
 def passthrough() -> Response:
-    """`GET /bakrypt/passthrough.js`: leads the calls of a page's components here."""
-    return documents.script("passthrough.js")
+    """`GET /bakrypt/passthrough.js`: leads the calls of a page's components here.
+
+    The network is filled in here: an attribute in the page could contradict the settings.
+    """
+    url = current_registration().settings.url
+    urls = [url] if url in NETWORKS.values() else NETWORKS.values()
+    hosts = " ".join(urlsplit(url).netloc for url in urls)
+    return documents.script("passthrough.js", {"BAKRYPT_HOSTS": hosts})
 
 
 def openapi() -> Response:

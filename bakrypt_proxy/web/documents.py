@@ -1,6 +1,7 @@
 """Files of this package that a browser or a tool reads."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
@@ -11,9 +12,15 @@ from .contract import json_response
 _PACKAGE = "bakrypt_proxy"
 
 
-def script(name: str) -> Response:
-    """Return a script of `browser/`."""
-    response = Response(_read(f"browser/{name}"), mimetype="text/javascript")
+def script(name: str, values: Mapping[str, str] | None = None) -> Response:
+    """Return a script of `browser/`.
+
+    :param values: texts that replace words in the script. They are part of its ETag.
+    """
+    text = _read(f"browser/{name}").decode()
+    for word, value in (values or {}).items():
+        text = text.replace(word, value)
+    response = Response(text, mimetype="text/javascript")
     # Not the tokens' no-store: a browser may keep it, and asks whether it has changed.
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Content-Type-Options"] = "nosniff"

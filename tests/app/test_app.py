@@ -86,10 +86,46 @@ def test_a_real_network_stays_closed(upstream: Upstream) -> None:
 
 
 def test_a_sandbox_can_be_closed() -> None:
-    """`BAKRYPT_EXCHANGE_PUBLIC=False` is not treated as absent."""
-    app = create_app(SANDBOX | {"BAKRYPT_EXCHANGE_PUBLIC": False})
+    """`BAKRYPT_EXCHANGE_PUBLIC=False` and `BAKRYPT_API_PUBLIC=False` are not treated as absent."""
+    closed = {"BAKRYPT_EXCHANGE_PUBLIC": False, "BAKRYPT_API_PUBLIC": False}
+    app = create_app({**SANDBOX, **closed})
     with app.extensions["bakrypt_sandbox"]:
-        assert app.test_client().post("/auth/exchange/").status_code == 403
+        client = app.test_client()
+        assert client.post("/auth/exchange/").status_code == 403
+        assert client.get("/bakrypt/receipts/").status_code == 403
+        assert "BAKRYPT_API_PUBLIC=true" in client.get("/").text
+
+
+def test_the_api_of_the_sandbox_is_open(app: Flask) -> None:
+    """An asset is created and its transaction read without a token."""
+    client = app.test_client()
+    created = client.post("/bakrypt/v1/assets/", json=[{"name": "Gold"}])
+    assert created.status_code == 201
+    transaction = created.get_json()[0]["transaction"]
+    assert client.get(f"/bakrypt/v1/transactions/{transaction}/").status_code == 200
+    assert 'id="public-upload"' in client.get("/").text
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_api_of_a_real_network(upstream: Upstream, opened: bool) -> None:
+    """It is closed until a setting opens it, and the page says how."""
+    client = create_app({**upstream.environ, "BAKRYPT_API_PUBLIC": opened}).test_client()
+    assert client.get("/bakrypt/receipts/").status_code == (200 if opened else 403)
+    page = client.get("/").text
+    assert "Without a token" in page
+    assert ("BAKRYPT_API_PUBLIC=true" in page, 'id="public-upload"' in page) == (not opened, opened)
+    assert upstream.requests == []
+
+
+def test_without_a_token_there_is_no_api(upstream: Upstream) -> None:
+    """An app that only signs users in starts, and its page does not show the API."""
+    environ = {name: value for name, value in upstream.environ.items() if name != "BAKRYPT_TOKEN"}
+    client = create_app(environ).test_client()
+    assert client.get("/bakrypt/receipts/").status_code == 404
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "Without a token" not in page.text
+    assert "data-receipts" not in page.text
 
 
 def test_an_empty_setting_is_not_set() -> None:
@@ -142,3 +178,4 @@ def test_the_page_finds_its_routes_where_the_app_is_mounted(app: Flask) -> None:
     """The page works behind a path prefix."""
     page = app.test_client().get("/", base_url="http://localhost/mounted").text
     assert 'data-module="/mounted/auth/bakrypt.js"' in page
+    assert 'data-receipts="/mounted/bakrypt/receipts/"' in page

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from browsing import browser, needs_chromium
 from conftest import serve
 from flask import Flask
@@ -14,6 +15,7 @@ from packages import needs_npm, packages
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from app import create_app
+from bakrypt_proxy import BakryptClient, Settings
 from bakrypt_proxy.sandbox import Sandbox
 
 __all__ = ["browser", "packages"]  # a fixture is used by its name
@@ -77,16 +79,23 @@ def sign_in(page: Page, password: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-def upload(page: Page, file: Path) -> None:
+FOCUSED = "document.activeElement.textContent.trim() || document.activeElement.name"
+WITH_TOKEN = "#with-token"
+WITHOUT_TOKEN = "#without-token"
+
+
+def upload(page: Page, file: Path, way: str = WITH_TOKEN) -> None:
     """Choose a file and send it."""
-    page.get_by_label("File", exact=True).set_input_files(file)
-    page.get_by_role("button", name="Upload").click()
+    forms = page.locator(way)
+    forms.get_by_label("File", exact=True).set_input_files(file)
+    forms.get_by_role("button", name="Upload").click()
 
 
-def create_asset(page: Page) -> None:
+def create_asset(page: Page, way: str = WITH_TOKEN) -> None:
     """Name it and press the button."""
-    page.get_by_label("Asset name").fill("Gold")
-    page.get_by_role("button", name="Create").click()
+    forms = page.locator(way)
+    forms.get_by_label("Asset name").fill("Gold")
+    forms.get_by_role("button", name="Create").click()
 
 
 def call(page: Page, line: str) -> str:
@@ -193,7 +202,8 @@ class TestToken:
         expect(page.locator("#left")).to_have_text(re.compile(r"^\d s$"))
         sandbox.fail = 503
         expect(page.locator("#left")).to_have_text("over", timeout=10_000)
-        expect(page.get_by_role("button", name="Upload")).to_be_disabled()
+        button = page.locator(WITH_TOKEN).get_by_role("button", name="Upload")
+        expect(button).to_be_disabled()
 
     def test_a_token_that_does_not_say_how_long_it_lives(self, page: Page, tmp_path: Path) -> None:
         """Is used all the same."""
@@ -299,7 +309,8 @@ class TestApi:
 
     def test_upload(self, page: Page, tmp_path: Path) -> None:
         """From the browser to the sandbox's API, with the token."""
-        expect(page.get_by_role("button", name="Upload")).to_be_disabled()
+        button = page.locator(WITH_TOKEN).get_by_role("button", name="Upload")
+        expect(button).to_be_disabled()
         exchange(page)
         file = tmp_path / "ünï.txt"
         file.write_bytes(b"x" * 1234)
@@ -313,19 +324,8 @@ class TestApi:
         """The bar is there while the file is on its way, moves on, and is gone at the end."""
         exchange(page)
         expect(page.locator("#token")).to_be_visible()
-        page.evaluate("""() => {
-            window.seen = [];
-            const bar = document.querySelector("#uploading");
-            const note = () => bar.hidden || seen.push(bar.value);
-            new MutationObserver(note).observe(bar, { attributes: true });
-        }""")
-        slow = {
-            "offline": False,
-            "latency": 0,
-            "downloadThroughput": -1,
-            "uploadThroughput": 2_000_000,
-        }
-        page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+        watch_bar(page, "#uploading")
+        throttle(page)
         (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
         upload(page, tmp_path / "large.bin")
         expect(page.locator("#uploaded")).to_contain_text("3,000,000 bytes", timeout=20_000)
@@ -382,6 +382,80 @@ class TestApi:
         expect(page.locator("#uploaded")).to_be_hidden()
 
 
+class TestWithoutToken:
+    """The way for a public site."""
+
+    def test_it_comes_first(self, page: Page) -> None:
+        """And says why it is the one."""
+        expect(page.locator("section").first).to_contain_text("The way for a public site.")
+
+    def test_an_asset_and_its_transaction(
+        self, page: Page, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """Made of the uploaded file; its status is followed, and the page never gets a token."""
+        (tmp_path / "ünï.txt").write_bytes(b"x" * 1234)
+        upload(page, tmp_path / "ünï.txt", WITHOUT_TOKEN)
+        expect(page.locator("#public-uploaded")).to_contain_text("1,234 bytes")
+        create_asset(page, WITHOUT_TOKEN)
+        created = page.locator("#public-created")
+        expect(created).to_contain_text("Waiting for the deposit.")
+        assert '"image": "ipfs://Qm' in call(page, "POST /bakrypt/v1/assets/")
+        assert "file: ünï.txt, 1,234 bytes" in call(page, "POST /bakrypt/v1/files/")
+        uuid = created.locator("[data-member=transaction]").text_content()
+        for line in ("/bakrypt/v1/files/", "/bakrypt/v1/assets/", f"/v1/transactions/{uuid}/"):
+            assert "authorization" not in call(page, line)
+        self.mint(sandbox, uuid)
+        expect(created).to_contain_text("confirmed", timeout=20_000)
+        assert "/auth/" not in (page.locator("#calls").text_content() or "")
+
+    def mint(self, sandbox: Sandbox, uuid: str | None) -> None:
+        """Let bakrypt mint it, as the account would."""
+        with BakryptClient(Settings.from_mapping(sandbox.environ)) as account:
+            headers = {"Authorization": f"Bearer {account.exchange()['access_token']}"}
+        url = f"{sandbox.url}/v1/transactions/{uuid}/mint/"
+        assert requests.post(url, headers=headers, timeout=5).ok
+
+    def test_after_a_reload(self, page: Page, context: BrowserContext, tmp_path: Path) -> None:
+        """The newest transaction of this browser is there again; scripts see no cookie."""
+        create_asset(page, WITHOUT_TOKEN)
+        shown = page.locator("#public-created [data-member=transaction]")
+        expect(shown).to_have_text(re.compile("-"))
+        uuid = shown.text_content() or ""
+        page.reload()
+        expect(shown).to_have_text(uuid)
+        assert page.evaluate("document.cookie") == ""
+
+    def test_the_progress_of_an_upload(self, page: Page, tmp_path: Path) -> None:
+        """The bar is there while the file is on its way, and gone at the end."""
+        watch_bar(page, "#public-uploading")
+        throttle(page)
+        (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
+        upload(page, tmp_path / "large.bin", WITHOUT_TOKEN)
+        expect(page.locator("#public-uploaded")).to_contain_text("3,000,000 bytes", timeout=30_000)
+        expect(page.locator("#public-uploading")).to_be_hidden()
+        seen = page.evaluate("seen")
+        assert seen == sorted(seen)
+        assert any(0 < share < 1 for share in seen)
+
+    def test_a_dead_token_and_a_large_file(
+        self, page: Page, app: Flask, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """The server asks for the file again, and the page sends it."""
+        token = app.test_client().post("/auth/exchange/").get_json()["access_token"]
+        sandbox.store.revoke(token)
+        (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
+        upload(page, tmp_path / "large.bin", WITHOUT_TOKEN)
+        expect(page.locator("#public-uploaded")).to_contain_text("3,000,000 bytes", timeout=30_000)
+        assert page.locator("#calls li", has_text="/bakrypt/v1/files/").count() == 2
+        assert sandbox.calls["/v1/files/"] == 2
+
+    def test_a_refusal_reads_well(self, page: Page, sandbox: Sandbox) -> None:
+        """In the server's own words."""
+        sandbox.throttle = 7
+        create_asset(page, WITHOUT_TOKEN)
+        expect(page.get_by_role("alert")).to_contain_text("Try again in 7 seconds.")
+
+
 class TestForEverybody:
     """On a phone, with a keyboard, with a screen reader, by day and by night."""
 
@@ -392,20 +466,20 @@ class TestForEverybody:
 
     def test_with_the_keyboard_alone(self, page: Page) -> None:
         """Everything that can be pressed is reached, shows that it is, and works."""
-        page.keyboard.press("Tab")
-        expect(page.get_by_role("button", name="Exchange")).to_be_focused()
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        first = []
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            style = "getComputedStyle(document.activeElement).outlineStyle"
+            first.append((page.evaluate(FOCUSED), page.evaluate(style)))
+        names = ["file", "Upload", "name", "amount", "Create", "Exchange"]
+        assert first == [(name, "solid") for name in names]
         page.keyboard.press("Enter")
         expect(page.locator("#token")).to_be_visible()
         page.get_by_role("button", name="Exchange").focus()
         reached = []
         for _ in range(14):
             page.keyboard.press("Tab")
-            reached.append(
-                page.evaluate(
-                    "document.activeElement.textContent.trim() || document.activeElement.name"
-                )
-            )
+            reached.append(page.evaluate(FOCUSED))
         wanted = [
             "username",
             "password",
@@ -438,6 +512,30 @@ class TestForEverybody:
             page.close()
 
 
+def watch_bar(page: Page, selector: str) -> None:
+    """Keep what a progress bar shows, in `seen` of the page."""
+    page.evaluate(
+        """(selector) => {
+            window.seen = [];
+            const bar = document.querySelector(selector);
+            const note = () => bar.hidden || seen.push(bar.value);
+            new MutationObserver(note).observe(bar, { attributes: true });
+        }""",
+        selector,
+    )
+
+
+def throttle(page: Page) -> None:
+    """Let the page send 2 MB a second."""
+    slow = {
+        "offline": False,
+        "latency": 0,
+        "downloadThroughput": -1,
+        "uploadThroughput": 2_000_000,
+    }
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+
+
 def fill_in_everything(page: Page, tmp_path: Path) -> None:
     """Bring every part of the page to sight."""
     exchange(page)
@@ -447,6 +545,10 @@ def fill_in_everything(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#uploaded")).to_be_visible()
     create_asset(page)
     expect(page.locator("#created")).to_be_visible()
+    upload(page, tmp_path / "a.txt", WITHOUT_TOKEN)
+    expect(page.locator("#public-uploaded")).to_be_visible()
+    create_asset(page, WITHOUT_TOKEN)
+    expect(page.locator("#public-created")).to_be_visible()
     page.locator("#calls summary").first.click()
 
 

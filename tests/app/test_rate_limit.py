@@ -100,6 +100,54 @@ def test_addresses_are_counted_separately(client: FlaskClient) -> None:
     assert attempt(client, 1, environ_base={"REMOTE_ADDR": "127.0.0.2"}) == [400]
 
 
+class TestApi:
+    """POSTs to the API have a limit of their own."""
+
+    ASSETS = "/bakrypt/v1/assets/"
+    FILES = "/bakrypt/v1/files/"
+
+    @pytest.fixture
+    def client(self, sandbox: Sandbox) -> FlaskClient:
+        """A caller of an app with three POSTs an hour."""
+        return create(sandbox, api_rate_limit="3 per hour").test_client()
+
+    def make(self, client: FlaskClient, times: int, **arguments: Any) -> list[int]:
+        """Create an asset this many times and return the statuses."""
+        asset = [{"name": "Gold"}]
+        return [client.post(self.ASSETS, json=asset, **arguments).status_code for _ in range(times)]
+
+    def test_too_many_posts(self, client: FlaskClient, sandbox: Sandbox) -> None:
+        """The 429 says when to try again, and bakrypt gets no request."""
+        assert self.make(client, 3) == [201, 201, 201]
+        response = client.post(self.ASSETS, json=[{"name": "Gold"}])
+        assert (response.status_code, response.get_json()["error"]) == (429, "too_many_requests")
+        assert 0 < int(response.headers["Retry-After"]) <= 3600
+        assert sandbox.calls["/v1/assets/"] == 3
+
+    def test_all_posts_share_one_count(self, client: FlaskClient) -> None:
+        """In both spellings."""
+        assert self.make(client, 2) == [201, 201]
+        assert client.post(self.FILES.rstrip("/"), data=b"x").status_code == 400
+        assert client.post(self.FILES, data=b"x").status_code == 429
+        assert self.make(client, 1) == [429]
+
+    def test_reading_does_not_count(self, client: FlaskClient) -> None:
+        """A page polls, and loads the script."""
+        assert {client.get("/bakrypt/receipts/").status_code for _ in range(10)} == {200}
+        assert {client.get("/bakrypt/passthrough.js").status_code for _ in range(10)} == {200}
+        assert self.make(client, 1) == [201]
+
+    def test_passwords_have_their_own_count(self, client: FlaskClient) -> None:
+        """Neither uses up the other's."""
+        assert self.make(client, 4) == [201, 201, 201, 429]
+        assert attempt(client, 1) == [400]
+
+    def test_addresses_are_counted_separately(self, client: FlaskClient) -> None:
+        """A visitor at one address stops nobody else."""
+        self.make(client, 4)
+        assert self.make(client, 1, environ_base={"REMOTE_ADDR": "127.0.0.2"}) == [201]
+
+
 def test_behind_a_proxy(sandbox: Sandbox) -> None:
     """The address from the trusted proxy counts; what the caller wrote does not."""
     client = create(sandbox, trusted_proxies=1).test_client()

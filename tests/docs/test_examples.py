@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import existing_app
 import launchpad
@@ -12,10 +13,18 @@ from browsing import browser, needs_chromium
 from conftest import serve
 from flask import Flask, Response
 from packages import needs_npm, packages
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Route,
+    expect,
+)
 
 from app import create_app
-from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.sandbox import CREDENTIALS, Sandbox
 
 __all__ = ["browser", "packages"]  # a fixture is used by its name
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -191,32 +200,84 @@ class TestSpa:
 
 
 TYPE = {"Content-Type": "text/javascript"}
+DEPOSIT = "addr_test1_sandbox_send_nothing_here"
+STORAGE = """async () => [
+    { ...localStorage },
+    { ...sessionStorage },
+    document.cookie,
+    await indexedDB.databases(),
+    await caches.keys(),
+]"""
+WHOLE_DOCUMENT = """() => {
+    const texts = [];
+    const visit = (root) => {
+        texts.push(root.innerHTML);
+        for (const element of root.querySelectorAll("*")) {
+            if ("value" in element) texts.push(element.value);
+            if (element.shadowRoot) visit(element.shadowRoot);
+        }
+    };
+    visit(document.documentElement);
+    return texts.join("\\n");
+}"""
 
 
 class TestLaunchpad:
-    """`examples/launchpad`: the real bundle, its two addresses led to the sandbox."""
+    """`examples/launchpad`: the real bundle, on a page that holds no token."""
 
     pytestmark = needs_npm
 
     @pytest.fixture
-    def app(self, packages: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Flask:
-        """The app, with the tests' own sandbox as its account."""
-        for name, value in (sandbox.environ | {"BAKRYPT_EXCHANGE_PUBLIC": "true"}).items():
-            monkeypatch.setenv(name, value)
-        return launchpad.create_app(packages / "node_modules" / "bakrypt-launchpad" / "dist")
+    def bundle(self, packages: Path) -> Path:
+        """Where npm has installed the component."""
+        return packages / "node_modules" / "bakrypt-launchpad" / "dist"
 
     @pytest.fixture
-    def page(self, context: BrowserContext, app: Flask, sandbox: Sandbox) -> Iterator[Page]:
-        """The page as on a real network; calls to bakrypt's two hosts go to the sandbox."""
-        page = context.new_page()
-        page.route("**/static/sandbox.js", lambda route: route.fulfill(body="", headers=TYPE))
-        page.route(
-            re.compile(r"^https://(testnet\.)?bakrypt\.io/"),
-            lambda route: route.fulfill(
-                response=route.fetch(url=re.sub(r"^https://[^/]+", sandbox.url, route.request.url))
-            ),
-        )
+    def app(self, bundle: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Flask:
+        """The app, with the tests' own sandbox as its account."""
+        for name, value in (sandbox.environ | {"BAKRYPT_API_PUBLIC": "true"}).items():
+            monkeypatch.setenv(name, value)
+        return launchpad.create_app(bundle)
+
+    @pytest.fixture
+    def policed(self, browser: Browser) -> Iterator[BrowserContext]:
+        """A browser. An error in the page, a breach of its policy, or a call to bakrypt fails."""
+        faults: list[str] = []
+
+        def note_error(line: ConsoleMessage) -> None:
+            if line.type == "error":
+                faults.append(line.text)
+
+        def note_call(sent: Request) -> None:
+            if to_bakrypt(sent.url):
+                faults.append(sent.url)
+
+        with browser.new_context() as context:
+            context.set_default_timeout(30_000)
+            context.add_init_script("""
+                addEventListener("securitypolicyviolation", (event) =>
+                    console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+            """)
+            context.on("weberror", lambda error: faults.append(str(error.error)))
+            context.on("console", note_error)
+            context.on("request", note_call)
+            # Where the component looks for the image that was uploaded.
+            context.route(
+                "https://gateway.bakrypt.io/**",
+                lambda route: route.fulfill(
+                    status=200, headers={"Access-Control-Allow-Origin": "*"}, body="x"
+                ),
+            )
+            yield context
+            for page in context.pages:
+                page.close()
+        assert faults == []
+
+    @contextmanager
+    def opened(self, context: BrowserContext, app: Flask) -> Iterator[Page]:
+        """Serve the app and open its page."""
         with serve(app) as url:
+            page = context.new_page()
             page.goto(url)
             yield page
             page.close()
@@ -241,46 +302,140 @@ class TestLaunchpad:
         page.locator("input[placeholder='Set the name of the token']").fill("Gold")
         page.get_by_role("button", name="Submit request").click()
 
-    def test_upload_submit_and_invoice(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
-        """All three of its calls are taken, and the invoice says what to pay."""
-        self.upload(page, tmp_path)
-        self.expect_an_upload(page)
-        self.submit(page)
-        expect(page.get_by_role("dialog", name="Invoice Details")).to_be_visible()
-        invoice = page.locator("bakrypt-invoice")
-        expect(invoice.get_by_role("textbox", name="Deposit Address")).to_have_value(
-            re.compile("^addr_test1_sandbox")
-        )
+    def expect_an_invoice(self, page: Page) -> None:
+        """It says what to pay, and until when."""
+        invoice = page.locator("bakrypt-invoice:visible")
+        expect(invoice.get_by_role("textbox", name="Deposit Address")).to_have_value(DEPOSIT)
         expect(invoice.get_by_role("textbox", name="Expires on")).to_have_value(re.compile(" GMT$"))
-        assert {path.split("/")[2] for path in sandbox.calls if path.startswith("/v1/")} == {
-            "files",
-            "assets",
-            "transactions",
-        }
 
-    def test_its_token_is_kept_fresh(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
-        """Of 5 seconds: long after the first has died it uploads with one that lives."""
-        sandbox.expires_in = 5
-        page.reload()
-        token = "document.querySelector('bakrypt-launchpad').getAttribute('access-token')"
-        page.wait_for_function(f"{token} !== null")
-        tokens = [page.evaluate(token)]
-        for _ in range(2):
-            page.wait_for_function(f"{token} !== '{tokens[-1]}'")
-            tokens.append(page.evaluate(token))
-        page.wait_for_function(f"{token} !== '{tokens[-1]}'")
-        assert [sandbox.store.owner(dead) for dead in tokens[:2]] == [None, None]
-        self.upload(page, tmp_path)
-        self.expect_an_upload(page)
-
-    def test_without_an_account(
-        self, context: BrowserContext, packages: Path, tmp_path: Path
+    @pytest.mark.timeout(300)  # it polls by its own clock, each 10 s
+    def test_no_secret_reaches_the_page(
+        self,
+        policed: BrowserContext,
+        app: Flask,
+        sandbox: Sandbox,
+        issued: list[str],
+        tmp_path: Path,
     ) -> None:
-        """It brings a sandbox, and the page leads the component there by itself."""
-        app = launchpad.create_app(packages / "node_modules" / "bakrypt-launchpad" / "dist")
-        with serve(app) as url:
-            page = context.new_page()
-            page.goto(url)
+        """Upload, submit, invoice, and three polls past the end of two tokens."""
+        sandbox.expires_in = 5
+        network = Network(policed)
+        with self.opened(policed, app) as page:
             self.upload(page, tmp_path)
             self.expect_an_upload(page)
-            page.close()
+            self.submit(page)
+            expect(page.get_by_role("dialog", name="Invoice Details")).to_be_visible()
+            self.expect_an_invoice(page)
+            for _ in range(3):
+                page.wait_for_event("response", lambda reply: "/v1/transactions/" in reply.url)
+            assert len(issued) >= 2 * 3  # an access and a refresh token each
+            places = {
+                "heap": heap_snapshot(page),
+                "document": page.evaluate(WHOLE_DOCUMENT),
+                "network": network.text(),
+            }
+            assert page.evaluate(STORAGE) == [{}, {}, "", [], []]
+        secrets = [*issued, *CREDENTIALS.values()]
+        for place, text in places.items():
+            assert [secret for secret in secrets if secret in text] == [], place
+        for place in ("heap", "document", "network"):
+            assert DEPOSIT in places[place], place
+
+    def test_the_invoice_is_there_after_a_reload(
+        self, policed: BrowserContext, app: Flask, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """It polls again; another browser has none."""
+        with self.opened(policed, app) as page:
+            expect(page.get_by_text("What you made with this browser")).to_be_hidden()
+            self.submit(page)
+            self.expect_an_invoice(page)
+            page.reload()
+            expect(page.get_by_text("What you made with this browser")).to_be_visible()
+            self.expect_an_invoice(page)
+            (path,) = {path for path in sandbox.calls if path.startswith("/v1/transactions/")}
+            calls = sandbox.calls[path]
+            page.wait_for_event("response", lambda reply: "/v1/transactions/" in reply.url)
+            assert sandbox.calls[path] > calls
+            with page.context.browser.new_context() as other:  # type: ignore[union-attr]
+                stranger = other.new_page()
+                stranger.goto(page.url)
+                stranger.wait_for_load_state("networkidle")
+                expect(stranger.get_by_text("What you made with this browser")).to_be_hidden()
+                stranger.close()
+
+    @pytest.mark.parametrize("network", ["mainnet", "testnet"])
+    def test_a_real_network(
+        self,
+        browser: Browser,
+        bundle: Path,
+        network: str,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        """By setting; it is closed, and the component shows how to open it."""
+        monkeypatch.setenv("BAKRYPT_TOKEN", "planted")
+        monkeypatch.setenv("BAKRYPT_NETWORK", network)
+        sent: list[str] = []
+        with browser.new_context() as context:
+            context.on("request", lambda request: sent.append(request.url))
+            with self.opened(context, launchpad.create_app(bundle)) as page:
+                self.upload(page, tmp_path)
+                alert = page.locator("sl-alert[open]", has_text="set BAKRYPT_API_PUBLIC=true")
+                expect(alert).to_be_visible()
+                assert f"{page.url}bakrypt/v1/files/" in sent
+        assert not [url for url in sent if to_bakrypt(url)]
+
+    def test_without_an_account(
+        self, policed: BrowserContext, bundle: Path, tmp_path: Path
+    ) -> None:
+        """It brings a sandbox, which everybody may use."""
+        with self.opened(policed, launchpad.create_app(bundle)) as page:
+            self.upload(page, tmp_path)
+            self.expect_an_upload(page)
+
+
+@pytest.fixture
+def issued(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All access and refresh tokens that the sandbox issues."""
+    found: list[str] = []
+    save = sandbox.store.save_bearer_token
+
+    def remember(token: Any, *arguments: Any, **more: Any) -> None:
+        found.extend([token["access_token"], token["refresh_token"]])
+        save(token, *arguments, **more)
+
+    monkeypatch.setattr(sandbox.store, "save_bearer_token", remember)
+    return found
+
+
+def to_bakrypt(url: str) -> bool:
+    """Whether an address is that of bakrypt's API."""
+    return url.startswith(("https://bakrypt.io/", "https://testnet.bakrypt.io/"))
+
+
+def heap_snapshot(page: Page) -> str:
+    """Everything in the page's memory."""
+    session = page.context.new_cdp_session(page)
+    parts: list[str] = []
+    session.on("HeapProfiler.addHeapSnapshotChunk", lambda event: parts.append(event["chunk"]))
+    session.send("HeapProfiler.takeHeapSnapshot", {"reportProgress": False})
+    return "".join(parts)
+
+
+class Network:
+    """What a browser's pages send and receive, headers and bodies."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self._replies: list[Any] = []
+        # Playwright takes no bound method of a list.
+        context.on("response", lambda reply: self._replies.append(reply))  # noqa: PLW0108
+
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for reply in self._replies:
+            sent = reply.request
+            yield f"{sent.method} {sent.url} {sent.all_headers()} {sent.post_data_buffer!r}"
+            yield f"{reply.status} {reply.headers_array()} {reply.text()}"

@@ -67,8 +67,10 @@ function explain({ status, error, description, retryAfter }) {
       return ["The token is not accepted any more.", "Get a new one and try again."];
     case "bad_reply":
       return ["That was no answer of this server.", "Something between it and the page replied."];
+    case "temporarily_unavailable":
+      return ["The server is busy.", "Try again in a moment."];
     case "server_error":
-      return ["The server could not get a token.", description];
+      return ["The server could not do that.", description];
     default:
       return ["That did not work.", description];
   }

@@ -1,9 +1,10 @@
-// The page: get a token and watch it. It stays in the session's memory: neither in storage nor in the address.
+// The page: call bakrypt without a token, or get a token and watch it. The token stays in the session's memory: neither in storage nor in the address.
 
 import { find, onSubmit, run, sentence } from "./actions.js";
-import { forgetResults, useApi } from "./api.js";
+import { ApiForms } from "./api.js";
 import { Calls } from "./calls.js";
 import { session } from "./session.js";
+import { madeHere, withToken, withoutToken } from "./ways.js";
 
 const MASK = "•".repeat(24);
 
@@ -19,7 +20,7 @@ async function take(whose, getToken) {
   if (renewals === before || attempt !== attempts) return; // the same token as before, or another attempt's
   renewals = 0; // the first token is no renewal
   showRenewals();
-  forgetResults();
+  tokenForms.forget();
   find("#whose").textContent = whose;
   find("#token").scrollIntoView({ block: "nearest" });
 }
@@ -45,7 +46,7 @@ function lose({ detail }) {
   life = endsAt = NaN;
   find("#token").hidden = true;
   find("#whose").textContent = sentence(detail);
-  forgetResults();
+  tokenForms.forget();
   showToken(false);
   tick();
   if (hadFocus) find("#exchange button").focus();
@@ -88,7 +89,11 @@ function duration(seconds) {
 
 const calls = new Calls(find("#calls"), find("#call"), () => (find("#no-calls").hidden = true));
 calls.watchFetch();
-useApi(calls);
+const tokenForms = new ApiForms("", withToken, calls);
+if (find("#public-upload")) {
+  const forms = new ApiForms("public-", withoutToken, calls);
+  madeHere().then(([newest]) => newest && forms.resume(newest)).catch(() => {}); // the list of calls shows why
+}
 
 onSubmit("#exchange", () => take("It belongs to the account of this server.", () => session.exchange()));
 onSubmit("#sign-in", async (form) => {

@@ -1,7 +1,7 @@
 // A file sent with XMLHttpRequest: fetch does not say how far it has come.
 
 // Returns {status, statusText, headers, body}; rejects if there is no reply. `onProgress` gets the share that is sent.
-export function upload(url, token, form, onProgress) {
+export function upload(url, headers, form, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.upload.onprogress = ({ loaded, total }) => onProgress(total ? loaded / total : 1);
@@ -14,7 +14,7 @@ export function upload(url, token, form, onProgress) {
       });
     request.onerror = request.onabort = () => reject(new TypeError("the server could not be reached"));
     request.open("POST", url);
-    request.setRequestHeader("Authorization", `Bearer ${token}`);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.send(form);
   });
 }

@@ -1,15 +1,38 @@
-import { BakryptSession } from "/auth/bakrypt.js";
+// The component forgets its transaction when the page is loaded again. The server's receipts know it.
 
+const receipts = document.body.dataset.receipts;
 const launchpad = document.querySelector("bakrypt-launchpad");
-const session = new BakryptSession({ base: "/auth" });
+const made = document.querySelector("#made");
 
-// The component never renews its token, so set each new one, including the first.
-session.addEventListener("renewed", async () => launchpad.setAttribute("access-token", await session.accessToken()));
-const say = (text) => (document.querySelector("[role=alert]").textContent = text);
-session.addEventListener("lost", ({ detail }) => say(`Load this page again: ${detail}.`));
+const { transactions } = await get(receipts);
+for (const uuid of transactions) made.append(invoice(uuid));
+if (transactions.length) {
+  made.hidden = false;
+  made.querySelector("details").open = true; // the newest
+}
 
-try {
-  await session.exchange();
-} catch (error) {
-  say(error.message);
+// Only an invoice that somebody opens is asked for, and polls.
+function invoice(uuid) {
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  summary.textContent = `Transaction ${uuid}`;
+  details.append(summary);
+  details.addEventListener("toggle", async () => details.append(await show(uuid)), { once: true });
+  return details;
+}
+
+async function show(uuid) {
+  const transaction = await get(new URL(`../v1/transactions/${uuid}/`, new URL(receipts, location)));
+  const testnet = launchpad.hasAttribute("testnet");
+  return Object.assign(document.createElement("bakrypt-invoice"), { transaction, testnet, accessToken: true });
+}
+
+async function get(url) {
+  const response = await fetch(url);
+  const body = await response.json();
+  if (!response.ok) {
+    document.querySelector("[role=alert]").textContent = body.error_description;
+    throw new Error(body.error_description);
+  }
+  return body;
 }
