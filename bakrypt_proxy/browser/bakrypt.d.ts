@@ -12,18 +12,21 @@ export class BakryptError extends Error {
 }
 
 export interface BakryptSessionOptions {
-  /** Where the proxy's routes are, without a query: a path of this origin or a whole address. Default: `/auth`. */
+  /** Where the proxy's routes are: a path or an address, without a query. Default: `/auth`. */
   base?: string;
-  /** As `fetch` takes it, for the requests to the proxy. `include` sends cookies to another origin. */
+  /** As `fetch` takes it, for the proxy. `include` sends cookies to another origin. */
   credentials?: RequestCredentials;
-  /** More headers for the requests to the proxy, such as the token of a CSRF protection; a function is called each time. */
+  /**
+   * More headers for the proxy, such as the token of a CSRF protection. A function is called for
+   * each request.
+   */
   headers?: HeadersInit | (() => HeadersInit);
   /** Milliseconds until the module gives up on a reply of the proxy. Default: 30000. */
   timeout?: number;
 }
 
 export interface BakryptSessionEventMap {
-  /** There is a new token; `expiresIn` is its life in seconds, `Infinity` if the server did not say. */
+  /** There is a new token. `expiresIn` is in seconds, `Infinity` if the server did not say. */
   renewed: CustomEvent<{ expiresIn: number }>;
   /** There is no way to get a token any more; the detail says why. */
   lost: CustomEvent<string>;
@@ -31,20 +34,29 @@ export interface BakryptSessionEventMap {
 
 type Listener<K extends keyof BakryptSessionEventMap> = (event: BakryptSessionEventMap[K]) => void;
 
-/** Access tokens from bakrypt_proxy: renewed before they expire, once for all callers and tabs, kept in memory only. */
+/**
+ * Access tokens from bakrypt_proxy. They are renewed before they expire, once for all callers and
+ * all tabs, and kept in memory only.
+ */
 export class BakryptSession extends EventTarget {
   constructor(options?: BakryptSessionOptions);
   /** Get a user's token. */
   readonly signIn: (username: string, password: string) => Promise<void>;
   /** Get the account's token, which the server shares among all its callers. */
   readonly exchange: () => Promise<void>;
-  /** Return a living access token, renewed first if it is about to expire, or if it is the one that bakrypt `rejected`. */
+  /**
+   * Return a living access token. It is renewed first if it is about to expire, or if it is the one
+   * that bakrypt `rejected`.
+   */
   readonly accessToken: (options?: { rejected?: string }) => Promise<string>;
-  /** `fetch` with the access token. After a 401 the token is renewed and the request sent once more, if its body can be. */
+  /**
+   * `fetch` with the access token. After a 401 the token is renewed and the request is sent once
+   * more, if its body can be.
+   */
   readonly fetch: (input: RequestInfo | URL, init?: RequestInit) => Promise<Response>;
   /** Forget the token, in all tabs. */
   readonly signOut: () => void;
-  /** Stop the timers and leave the other tabs, which keep their token. A closed session cannot be used any more. */
+  /** Stop the timers and leave the other tabs. A closed session cannot be used any more. */
   readonly close: () => void;
 
   addEventListener<K extends keyof BakryptSessionEventMap>(

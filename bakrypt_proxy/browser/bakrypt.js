@@ -1,29 +1,31 @@
 // @ts-check
 /**
- * Access tokens for bakrypt in the browser, from the routes of bakrypt_proxy: renewed before they expire, once for all
- * callers and all tabs, and kept in memory only.
+ * Access tokens for bakrypt in the browser, from the routes of bakrypt_proxy. They are renewed
+ * before they expire, once for all callers and all tabs, and kept in memory only.
  *
  *     import { BakryptSession } from "/auth/bakrypt.js";
  *     const session = new BakryptSession({ base: "/auth" });
  *     await session.exchange();
  *     const reply = await session.fetch("https://testnet.bakrypt.io/v1/assets/");
  *
- * Tabs talk over a BroadcastChannel. Each message has the version `v` (2), the session's `id` ("exchange", or a new
- * number for each sign-in), the generation `gen` of a token (the time when it was obtained, and always more than the
- * generation before it), and the members of one of these rows:
+ * Tabs talk over a BroadcastChannel. Each message has the version `v` (2), the `id` of a session
+ * ("exchange", or a new number for each sign-in), the generation `gen` of its token (the time when
+ * it was obtained, and always more than the generation before it), and the members of one row:
  *
- * | members                       | sent by a tab that                        | a tab that hears it                          |
- * |-------------------------------|-------------------------------------------|----------------------------------------------|
- * | ask: true                     | needs a later token than `gen`            | answers if its token of `id` is later; an    |
- * |                               |                                           | `id` of 0 asks for any token                 |
- * | access, refresh, due, endsAt  | has got a token, or was asked for it      | takes it if its token of `id` is earlier     |
- * | pause: ms, an error's members | could not renew the token `gen`           | does not try for so long, unless its token   |
- * |                               |                                           | is later                                     |
- * | over: why                     | signed out (`gen` is Infinity), or was    | forgets its token of `id`, unless that is    |
- * |                               | refused a renewal of `gen` for good       | later                                        |
+ * | members                 | sent by a tab that                 | a tab that hears it           |
+ * |-------------------------|------------------------------------|-------------------------------|
+ * | ask: true               | needs a later token than `gen`     | answers if its token of `id`  |
+ * |                         |                                    | is later; to `id` 0 with any  |
+ * | access, refresh, due,   | got a token, or was asked for it   | takes it if its token of `id` |
+ * | endsAt                  |                                    | is earlier                    |
+ * | pause: ms, and those of | could not renew the token `gen`    | waits as long with the next   |
+ * | the error               |                                    | try, if its token is not later|
+ * | over: why               | signed out (`gen` is Infinity), or | forgets its token of `id`, if |
+ * |                         | was refused a renewal for good     | that is not later             |
  *
- * A tab renews inside a Web Lock, and asks the others first: they may have renewed the token while this one was frozen
- * or waited for the lock. After an end a tab takes no other tab's token: a sign-in or an exchange must begin there.
+ * A tab renews inside a Web Lock, and asks the others first: they may have renewed the token while
+ * this tab was frozen or waited for the lock. After an end a tab takes no token of other tabs until
+ * a sign-in or an exchange has begun a session there.
  */
 
 /**
@@ -36,11 +38,16 @@
  * @typedef {object} Place of a token among others
  * @property {string | number} id
  * @property {number} gen
- * @property {number} due ms that are left when it is time to renew the token, Infinity after bakrypt has rejected it;
- *   callers wait in the last fifth of them
+ * @property {number} due the token is renewed when so many ms are left, and callers wait for that
+ *   in the last fifth of them; Infinity after bakrypt has rejected the token
  *
  * @typedef {Fresh & Place} Held
- * @typedef {HeadersInit | (() => HeadersInit)} MoreHeaders
+ *
+ * @typedef {object} Options
+ * @property {string} [base] where the routes are
+ * @property {RequestCredentials} [credentials]
+ * @property {HeadersInit | (() => HeadersInit)} [headers] more of them for the routes
+ * @property {number} [timeout] ms until it gives up on a reply of the routes
  */
 
 const EXCHANGE = "exchange";
@@ -50,7 +57,10 @@ const left = (/** @type {Fresh} */ token) => Math.min(token.ends - now(), token.
 
 /** An error reply of the proxy, or no reply at all (`status` 0). */
 export class BakryptError extends Error {
-  /** @param {number} status @param {string} error @param {string} [description] @param {number} [retryAfter] seconds */
+  /**
+   * @param {number} status @param {string} error
+   * @param {string} [description] @param {number} [retryAfter] seconds
+   */
   constructor(status, error, description, retryAfter) {
     super(description || error);
     this.name = "BakryptError";
@@ -66,9 +76,13 @@ export class BakryptError extends Error {
   }
 }
 
-/** Dispatches `renewed` for each new token, and `lost` when there is no way to get one any more (`event.detail`: why). */
+/**
+ * Dispatches `renewed` for each new token, and `lost` when there is no way to get one any more.
+ *
+ * Its state is in variables of the constructor: minified, private members take a third more bytes.
+ */
 export class BakryptSession extends EventTarget {
-  /** @param {{base?: string, credentials?: RequestCredentials, headers?: MoreHeaders, timeout?: number}} [options] */
+  /** @param {Options} [options] */
   constructor({ base = "/auth", credentials, headers, timeout = 30_000 } = {}) {
     super();
     const { href = "http://localhost", origin = "" } = globalThis.location ?? {};
@@ -123,7 +137,7 @@ export class BakryptSession extends EventTarget {
           throw new BakryptError(
             0,
             signal.aborted ? "timeout" : "network_error",
-            // A browser does not say whether it was the network or CORS, which only a page of another origin can meet.
+            // A browser does not tell the network from CORS, which only another origin can meet.
             `no reply${url.startsWith(origin) ? "" : `: is it up, and does its BAKRYPT_ALLOWED_ORIGINS list ${origin}?`}`,
           );
         }
@@ -145,7 +159,8 @@ export class BakryptSession extends EventTarget {
     };
 
     /**
-     * Do it in one tab at a time, where there are locks. A tab that was frozen with the lock is not waited for.
+     * Do work in one tab at a time. Without locks, and after a long wait for a tab that was frozen
+     * with the lock, do it all the same.
      * @template T @param {() => Promise<T>} work @returns {Promise<T>}
      */
     const alone = async (work) => {
@@ -153,7 +168,7 @@ export class BakryptSession extends EventTarget {
       try {
         const signal = AbortSignal.timeout(timeout + 1000);
         await navigator.locks.request(url, { signal }, () => (working = work()).catch(() => {}));
-      } catch {} // no lock, or another tab has stolen it: the work goes on
+      } catch {} // also if another tab has stolen the lock: the work goes on
       return working ?? work();
     };
 
@@ -171,7 +186,10 @@ export class BakryptSession extends EventTarget {
       await new Promise((resolve) => setTimeout(resolve, ms));
     };
 
-    /** Return the token if it is of this session, or false. @param {string | number} id @returns {Held | false} */
+    /**
+     * Return the token if it is of this session, or false.
+     * @param {string | number} id @returns {Held | false}
+     */
     const own = (id) => held?.id === id && held;
 
     const hear = (/** @type {any} */ message) => {
@@ -202,7 +220,7 @@ export class BakryptSession extends EventTarget {
       channel.onmessage = (/** @type {MessageEvent} */ { data }) => hear(data);
     } catch {} // there is none, or cookies are blocked: this tab goes on alone
 
-    /** Return whether to renew the token: 0 if not, 1 if it is time to, 2 if callers wait for that. */
+    /** Return 0 if the token is good, 1 if it is time to renew it, 2 if callers wait for that. */
     const need = () => {
       if (left(held) <= held.due / 5) return 2;
       return left(held) > held.due || now() < notBefore ? 0 : 1;
@@ -227,7 +245,10 @@ export class BakryptSession extends EventTarget {
       return next;
     };
 
-    /** Tell the others of a token that the server gave. @param {string | number} id @param {Fresh} fresh @param {any} old */
+    /**
+     * Tell the others of a token that the server gave.
+     * @param {string | number} id @param {Fresh} fresh @param {any} old
+     */
     const publish = (id, fresh, old) => {
       const life = left(fresh);
       const next = {
@@ -251,12 +272,16 @@ export class BakryptSession extends EventTarget {
         const old = current();
         const { gen } = old;
         if (!need()) return old;
-        if (failure && now() < notBefore) throw new BakryptError(failure.status, failure.error, failure.description);
+        if (failure && now() < notBefore)
+          throw new BakryptError(failure.status, failure.error, failure.description);
         let fresh;
         try {
           fresh = await (id === EXCHANGE
             ? post(id, { rejected_token: old.due < Infinity ? undefined : old.access })
-            : post("token", { grant_type: "refresh_token", refresh_token: old.refresh ?? refuse() }));
+            : post("token", {
+                grant_type: "refresh_token",
+                refresh_token: old.refresh ?? refuse(),
+              }));
         } catch (/** @type {any} */ error) {
           if (error.isFinal) {
             await ask(id, gen, 1000);
@@ -309,7 +334,8 @@ export class BakryptSession extends EventTarget {
     };
 
     /** Get a user's token. @param {string} username @param {string} password */
-    this.signIn = (username, password) => begin(Math.random(), () => post("token", { username, password }));
+    this.signIn = (username, password) =>
+      begin(Math.random(), () => post("token", { username, password }));
 
     /** Get the account's token, which the server shares among all its callers. */
     this.exchange = () =>
@@ -323,13 +349,15 @@ export class BakryptSession extends EventTarget {
       );
 
     /**
-     * Return a living access token, renewed first if it is about to expire, or if it is the one that bakrypt `rejected`.
+     * Return a living access token. It is renewed first if it is about to expire, or if it is the
+     * one that bakrypt `rejected`.
      * @param {{rejected?: string}} [options] @returns {Promise<string>}
      */
     this.accessToken = async ({ rejected } = {}) => (await living(rejected)).access;
 
     /**
-     * `fetch` with the access token. After a 401 the token is renewed and the request sent once more, if its body can be.
+     * `fetch` with the access token. After a 401 the token is renewed and the request is sent once
+     * more, if its body can be.
      * @param {any} input @param {any} [init] @returns {Promise<Response>}
      */
     this.fetch = async (input, init) => {
@@ -343,7 +371,7 @@ export class BakryptSession extends EventTarget {
           signal.onabort = () => reject(signal.reason);
           living(last?.access).then(resolve, reject);
         });
-        // Not once more with the same token, nor with that of another user who has signed in meanwhile.
+        // Not with the same token again, nor with that of a user who has signed in meanwhile.
         if (last && (last.id !== next.id || last.access === next.access)) return response;
         request.headers.set("Authorization", `Bearer ${next.access}`);
         response = await fetch(request);
@@ -359,7 +387,7 @@ export class BakryptSession extends EventTarget {
       say({ over: "signed out", id: held?.id, gen: Infinity });
     };
 
-    /** Stop the timers and leave the other tabs, which keep their token. A closed session cannot be used any more. */
+    /** Stop the timers and leave the other tabs. A closed session cannot be used any more. */
     this.close = async () => {
       closed = true;
       schedule();

@@ -143,12 +143,13 @@ class TestInTheBrowser:
         self, browser: Browser, host: Host, sandbox: Sandbox, is_kept: bool
     ) -> None:
         """A page that comes back goes on; it is loaded again if another tab spoke meanwhile."""
-        usual = {"executable_path": CHROMIUM, "args": ARGUMENTS}
-        unlike_playwright = ["--disable-back-forward-cache"]
-        launch = browser.browser_type.launch
         with (
             host.serve() as url,
-            launch(**usual, ignore_default_args=unlike_playwright) as caching,  # type: ignore[arg-type]
+            browser.browser_type.launch(
+                executable_path=CHROMIUM,
+                args=ARGUMENTS,
+                ignore_default_args=["--disable-back-forward-cache"],  # as Playwright has it
+            ) as caching,
             caching.new_context(base_url=url) as context,
         ):
             first, second = open_tab(context), open_tab(context)
@@ -267,10 +268,10 @@ class TestInNode:
                 const session = new BakryptSession({{ base: "{url}/auth" }});
                 await session.exchange();
                 const body = new Blob(["hello"]).stream();
+                const init = {{ method: "POST", body, duplex: "half" }};
                 console.log(await session.accessToken());
                 process.stdin.once("data", async () => {{
                     const url = "{sandbox.url}/v1/assets/";
-                    const init = {{ method: "POST", body, duplex: "half" }};
                     const response = await session.fetch(url, init);
                     console.log(response.status);
                     session.close();

@@ -248,8 +248,8 @@ class TestUsers:
         second.evaluate(
             """async () => {
                 window.tokens = [];
-                const token = () => session.accessToken();
-                for (let i = 0; i < 10; i++) tokens.push(await attempt(token));
+                const ask = () => attempt(() => session.accessToken());
+                for (let i = 0; i < 10; i++) tokens.push(await ask());
             }"""
         )
         assert {token["error"] for token in second.evaluate("tokens")} == {"login_required"}

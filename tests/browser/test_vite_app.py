@@ -89,7 +89,7 @@ def test_the_lock_file_names_no_registry() -> None:
 class TestViteApp:
     """As the docs have it."""
 
-    pytestmark = (*needs_npm, *needs_chromium)
+    pytestmark = [*needs_npm, *needs_chromium]  # noqa: RUF012 - pytest reads it
 
     def test_it_builds(self, app_folder: Path) -> None:
         """TypeScript finds no error, and the bundle holds the module."""
