@@ -1,7 +1,7 @@
 """`docs/commands.md` says what the commands are and print."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -9,6 +9,8 @@ from conftest import create_app
 from documents import read, rows, snippets
 from flask import Flask
 
+from bakrypt_proxy import create_api_blueprint
+from bakrypt_proxy.cli import State
 from bakrypt_proxy.sandbox import Sandbox
 
 PAGE = "docs/commands.md"
@@ -46,10 +48,25 @@ def test_each_option_of_the_other_commands_is_named(app: Flask) -> None:
 
 
 def test_the_sample_is_what_check_prints(sandbox: Sandbox) -> None:
-    """But for the address."""
+    """But for the network, with both blueprints, whichever is asked."""
     (sample,) = snippets(PAGE, "text")
-    result = create_app(sandbox.environ).test_cli_runner().invoke(args=["bakrypt", "check"])
-    assert result.stdout.replace(sandbox.url, "https://testnet.bakrypt.io") == sample
+    app = create_app(sandbox.environ)
+    app.register_blueprint(create_api_blueprint(authorize=lambda: True))
+    address = sandbox.url.removeprefix("http://")
+    network = "testnet (https://testnet.bakrypt.io)"
+    for name in ("bakrypt", "bakrypt_api"):
+        result = app.test_cli_runner().invoke(args=[name, "check"])
+        assert result.stdout.replace(f"{address} ({sandbox.url})", network) == sample
+
+
+def test_each_state_is_listed() -> None:
+    """Those that a line of `check` can have, and no other."""
+    listed = [
+        cells[0].strip("`") for state in get_args(State) for cells in rows(PAGE, f"`{state}`")
+    ]
+    assert listed == list(get_args(State))
+    table = read(PAGE).partition("| state | |")[2].partition("\n\n")[0]
+    assert table.count("\n| `") == len(listed)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ from conftest import create_app
 from documents import rows, snippets
 from flask import Flask
 from flask.testing import FlaskClient
+from processes import free_port
 
 import bakrypt_proxy
-from bakrypt_proxy import BakryptError
+from bakrypt_proxy import BakryptError, Settings, UnavailableError, create_api_blueprint
+from bakrypt_proxy.web.uploads import Uploads
 
 PAGE = "docs/errors.md"
+NOBODYS = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
 
 
 def test_the_tree_is_that_of_the_classes() -> None:
@@ -53,6 +56,45 @@ def test_the_statuses_are_right(status: int, path: str, arguments: dict[str, Any
     assert response.status_code == status
     code = response.get_json()["error"]
     assert [cells for cells in rows(PAGE, str(status)) if cells[1] == f"`{code}`"]
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "arguments"),
+    [
+        (400, "POST", "files", {"query_string": "force=true", "data": b"x"}),
+        (400, "POST", "assets", {"json": [{"name": "Gold", "uuid": "x"}]}),
+        (403, "POST", "files", {"headers": {"Sec-Fetch-Site": "cross-site"}}),
+        (403, "POST", f"transactions/{NOBODYS}/mint", {}),
+        (404, "GET", f"transactions/{NOBODYS}", {}),
+        (405, "GET", "assets", {}),
+        (411, "POST", "files", {"headers": {"Transfer-Encoding": "chunked"}}),
+        (413, "POST", "files", {"data": b"x" * 2_000}),
+        (413, "POST", "assets", {"data": b" " * 2_000_000, "content_type": "application/json"}),
+        (500, "POST", "assets", {"json": [{"name": "Gold"}]}),
+    ],
+)
+def test_the_statuses_of_the_api_are_right(
+    status: int, method: str, path: str, arguments: dict[str, Any]
+) -> None:
+    """As those above. Nothing listens at this bakrypt, so a call that is sent fails."""
+    app = Flask("host")
+    settings = {"token": "fake", "url": f"http://127.0.0.1:{free_port()}", "max_upload": 1_000}
+    app.register_blueprint(
+        create_api_blueprint(settings=Settings(**settings), authorize=lambda: True)
+    )
+    response = app.test_client().open(f"/bakrypt/v1/{path}/", method=method, **arguments)
+    assert response.status_code == status
+    code = response.get_json()["error"]
+    assert [cells for cells in rows(PAGE, str(status)) if cells[1] == f"`{code}`"]
+
+
+def test_too_many_uploads_are_unavailable() -> None:
+    """The row of the one error that asks for the same request again."""
+    uploads, error = Uploads(1), UnavailableError
+    with uploads.slot(), pytest.raises(error) as caught, uploads.slot():
+        pass
+    assert caught.value.retry_after is not None
+    assert rows(PAGE, str(error.status))[0][1] == f"`{caught.value.error}`"
 
 
 def test_the_snippet_gives_all_errors_this_body() -> None:
