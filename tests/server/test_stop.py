@@ -12,6 +12,10 @@ from serving import Server, serve, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks the workers")
 
+# A stop that waits for this kill timeout takes much longer than one that does not.
+PATIENT = ("--workers-kill-timeout", "25")
+AT_ONCE = 15  # seconds, on a busy machine; usually a tenth of a second
+
 SLOW_START = """
 import os
 import time
@@ -53,21 +57,21 @@ def connection(server: Server) -> Iterator[socket.socket]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_is_still_starting_does_not_hold_a_stop(tmp_path: Path, workers: int) -> None:
     """Such a worker has nothing to finish. It used to ignore SIGTERM until it was killed."""
-    options = ("--factory", "--workers", str(workers))
+    options = ("--factory", "--workers", str(workers), *PATIENT)
     with start(tmp_path, *options, source=SLOW_START) as server:
         server.wait_for_log("creating", workers)
-        assert server.stop() < 2
+        assert server.stop() < AT_ONCE
         assert "refused to gracefully stop" not in server.log.read_text()
 
 
 @pytest.mark.timeout(60)
 def test_requests_in_progress_are_answered(tmp_path: Path) -> None:
     """The server waits for them and then stops at once."""
-    with serve(tmp_path, "--workers", "2", source=SLOW_RESPONSE) as server:
+    with serve(tmp_path, "--workers", "2", *PATIENT, source=SLOW_RESPONSE) as server:
         with ThreadPoolExecutor() as threads:
             responses = [threads.submit(server.get, "slow") for _ in range(8)]
             server.wait_for_log("in progress", 8)
-            assert server.stop() < 5
+            assert server.stop() < AT_ONCE
             assert [response.result() for response in responses] == ["done"] * 8
         assert "refused to gracefully stop" not in server.log.read_text()
 
@@ -75,10 +79,10 @@ def test_requests_in_progress_are_answered(tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 def test_idle_connections_do_not_hold_a_stop(tmp_path: Path) -> None:
     """A browser or a proxy may keep its connection."""
-    with serve(tmp_path, source=SLOW_RESPONSE) as server, connection(server) as sock:
+    with serve(tmp_path, *PATIENT, source=SLOW_RESPONSE) as server, connection(server) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in sock.recv(1000)
-        assert server.stop() < 2
+        assert server.stop() < AT_ONCE
 
 
 @pytest.mark.timeout(60)
@@ -90,15 +94,14 @@ def test_a_stalled_body_holds_a_stop_until_the_kill_timeout(tmp_path: Path) -> N
         with ThreadPoolExecutor() as threads:
             response = threads.submit(server.get, "slow")
             server.wait_for_log("in progress", 2)
-            assert 3 < server.stop() < 6
+            assert 3 < server.stop() < AT_ONCE
             assert response.result() == "done"
 
 
-def test_the_kill_timeout_is_shorter_than_that_of_docker(tmp_path: Path) -> None:
+def test_the_default_is_shorter_than_that_of_docker(tmp_path: Path) -> None:
     """`docker stop` kills the whole container after 10 seconds."""
-    options = ("--workers", "2")
-    with serve(tmp_path, *options, source=SLOW_RESPONSE) as server, connection(server) as sock:
+    with serve(tmp_path, source=SLOW_RESPONSE) as server, connection(server) as sock:
         sock.sendall(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
         server.wait_for_log("in progress")
-        assert server.stop() < 9.5
+        assert 7 < server.stop() < 10
         assert server.process.returncode == 0
