@@ -100,7 +100,7 @@ def client(sandbox: Sandbox) -> FlaskClient:
     app = host(sandbox)
     login = LoginManager(app)
 
-    class User(UserMixin):
+    class User(UserMixin):  # type: ignore[misc] # flask-login has no types
         def __init__(self, name: str) -> None:
             self.id = name
 

@@ -52,7 +52,9 @@ def nginx(directory: Path, app_port: int) -> Iterator[int]:
     snippets = re.findall(r"^```nginx\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (site,) = [snippet for snippet in snippets if "server {" in snippet]
     (limits,) = [snippet for snippet in snippets if "worker_connections" in snippet]
+    site = site[site.rindex("server {") :]  # not the default one, which refuses other names
     site = re.sub(r"listen 443 ssl", f"listen 127.0.0.1:{port}", site)
+    site = re.sub(r"ssl_certificate.*\n", "", site)
     site = re.sub(r"http://127.0.0.1:8000", f"http://127.0.0.1:{app_port}", site)
     (directory / "nginx.conf").write_text(
         f"daemon off; pid nginx.pid; error_log stderr;\n{limits}"
