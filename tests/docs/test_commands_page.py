@@ -1,7 +1,7 @@
 """`docs/commands.md` says what the commands are and print."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -9,6 +9,7 @@ from conftest import create_app
 from documents import read, rows, snippets
 from flask import Flask
 
+from bakrypt_proxy.cli import State
 from bakrypt_proxy.sandbox import Sandbox
 
 PAGE = "docs/commands.md"
@@ -46,10 +47,18 @@ def test_each_option_of_the_other_commands_is_named(app: Flask) -> None:
 
 
 def test_the_sample_is_what_check_prints(sandbox: Sandbox) -> None:
-    """But for the address."""
+    """Except for the network."""
     (sample,) = snippets(PAGE, "text")
     result = create_app(sandbox.environ).test_cli_runner().invoke(args=["bakrypt", "check"])
-    assert result.stdout.replace(sandbox.url, "https://testnet.bakrypt.io") == sample
+    network = f"{sandbox.url.removeprefix('http://')} ({sandbox.url})"
+    assert network in result.stdout
+    assert result.stdout.replace(network, "testnet (https://testnet.bakrypt.io)") == sample
+
+
+def test_each_state_of_check_has_a_row() -> None:
+    """Each that there is, and no other."""
+    states = {cells[0].strip("`") for cells in rows(PAGE, "`") if not cells[0].startswith("`--")}
+    assert states == set(get_args(State))
 
 
 @pytest.mark.parametrize(
