@@ -188,7 +188,7 @@ def close_cleanly(connection: socket.socket) -> None:
         connection.settimeout(1)
         with contextlib.suppress(OSError):
             connection.unwrap()
-    _end(connection)
+    _close(connection)
     raise ConnectionError("closed")
 
 

@@ -122,6 +122,12 @@ def settings_of_the_page() -> dict[str, str]:
     return dict(line.split("=") for line in block.splitlines())
 
 
+def configuration_of(name: str) -> str:
+    """The page's configuration of a proxy for a host name."""
+    (block,) = [block for block in snippets(PAGE, name) if SERVED in block]
+    return block
+
+
 @contextmanager
 def run(command: list[str], log: Path, settings: Mapping[str, str]) -> Iterator[None]:
     """Run a program and stop it at the end."""
@@ -170,7 +176,7 @@ def proxy(
     request: pytest.FixtureRequest, app: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """A proxy with its configuration from the page."""
-    (configuration,) = snippets(PAGE, request.param)
+    configuration = configuration_of(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     with serve(request.param, configuration, app, folder) as running:
         yield running
@@ -220,7 +226,7 @@ def test_without_the_line_a_forged_address_helps(name: str, app: int, tmp_path: 
     """`option forwardfor` leaves the name with underscores, and the app cannot notice it."""
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed")
-    (configuration,) = snippets(PAGE, name)
+    configuration = configuration_of(name)
     weak = re.sub(r"http-request (del-header _|set-header X-Forwarded-For).*", "", configuration)
     weak = weak.replace("frontend shop", "frontend shop\n    option forwardfor")
     caller = next(_callers)

@@ -4,14 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Set
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
-from processes import free_port
+from serving import PROCESSORS, serve
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux lets a process choose its processor"
@@ -32,78 +28,6 @@ def respond(environ, start_response):
     start_response("200 OK", [])
     return [f"{sys.getswitchinterval():.3f}".encode()]
 """
-PROCESSORS = sorted(os.sched_getaffinity(0))[:2] if sys.platform == "linux" else []
-
-
-class Server:
-    """A running server and its log."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, port: int) -> None:
-        self.process = process
-        self.log = log
-        self.url = f"http://127.0.0.1:{port}/"
-
-    def workers(self) -> dict[int, set[int]]:
-        """Return the processors that each worker may use, by the worker's process id."""
-        parent = self.process.pid
-        workers = {}
-        for pid in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
-            with suppress(ProcessLookupError):  # the worker has ended since
-                workers[pid] = os.sched_getaffinity(pid)
-        return workers
-
-    def wait_for_workers(
-        self, processors: list[set[int]], *, without: Set[int] = frozenset()
-    ) -> set[int]:
-        """Wait until the workers have these processors, and return their process ids.
-
-        :param processors: the allowed processors of each worker, in any order.
-        :param without: process ids of old workers, which must have ended.
-        """
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            workers = self.workers()
-            if sorted(map(sorted, workers.values())) == sorted(
-                map(sorted, processors)
-            ) and not without & set(workers):
-                return set(workers)
-            time.sleep(0.05)
-        raise AssertionError(f"{self.workers()}\n{self.log.read_text()}")
-
-
-@contextmanager
-def serve(directory: Path, *options: str, app: str = "served:create_app") -> Iterator[Server]:
-    """Run the server on `PROCESSORS`; enter the block when it responds."""
-    (directory / "served.py").write_text(APP)
-    port = free_port()
-    start = [sys.executable, "-m", "bakrypt_proxy.server", "--port", str(port)]
-    start += ["--factory", *options, app]
-    before = os.sched_getaffinity(0)
-    with (directory / "log").open("wb") as log:
-        os.sched_setaffinity(0, PROCESSORS)  # the server inherits it from this thread
-        try:
-            process = subprocess.Popen(start, cwd=directory, stdout=log, stderr=log)
-        finally:
-            os.sched_setaffinity(0, before)
-    server = Server(process, directory / "log", port)
-    try:
-        wait_for_response(server)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_for_response(server: Server) -> None:
-    """Wait until the server responds."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            with urlopen(server.url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(server.log.read_text())
 
 
 def pinned() -> list[set[int]]:
@@ -135,11 +59,10 @@ def test_more_workers_than_processors_are_not_pinned(tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 def test_the_app_is_imported_once_before_the_fork(tmp_path: Path) -> None:
     """The workers share that memory and inherit the switch interval."""
-    with serve(tmp_path, "--workers", "3") as server:
+    with serve(tmp_path, "--workers", "3", source=APP) as server:
         assert server.log.read_text().count("imported by") == 1
         assert f"imported by {server.process.pid}\n" in server.log.read_text()
-        with urlopen(server.url, timeout=5) as response:
-            assert response.read() == b"0.050"
+        assert server.get() == "0.050"
 
 
 @pytest.mark.timeout(60)
@@ -152,7 +75,7 @@ def test_a_worker_imports_the_app_where_granian_prepares_the_import(
 ) -> None:
     """The worker imports the app, because granian first resolves the path or reads env files."""
     (tmp_path / "settings").write_text("COLOUR=green\n")
-    with serve(tmp_path, *options, app=app) as server:
+    with serve(tmp_path, *options, app=app, source=APP) as server:
         (worker,) = server.workers()
         assert f"imported by {worker}\n" in server.log.read_text()
 
