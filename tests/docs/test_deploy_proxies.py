@@ -102,11 +102,6 @@ class Running(NamedTuple):
         return self.post("/auth/token/", headers, body=WRONG, caller=caller)[0]
 
 
-def configurations(name: str) -> list[str]:
-    """The whole configurations of a proxy on the page; nginx has other snippets, too."""
-    return [code for code in snippets(PAGE, name) if name != "nginx" or "server {" in code]
-
-
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of our app on our server, with the settings of the page and 3 attempts an hour."""
@@ -125,6 +120,12 @@ def settings_of_the_page() -> dict[str, str]:
     """The settings for an app behind a proxy."""
     (block,) = [block for block in snippets(PAGE, "sh") if "BAKRYPT_TRUSTED_HOSTS" in block]
     return dict(line.split("=") for line in block.splitlines())
+
+
+def configuration_of(name: str) -> str:
+    """The page's configuration of a proxy for a host name."""
+    (block,) = [block for block in snippets(PAGE, name) if SERVED in block]
+    return block
 
 
 @contextmanager
@@ -175,7 +176,7 @@ def proxy(
     request: pytest.FixtureRequest, app: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """A proxy with its configuration from the page."""
-    (configuration,) = configurations(request.param)
+    configuration = configuration_of(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     with serve(request.param, configuration, app, folder) as running:
         yield running
@@ -225,7 +226,7 @@ def test_without_the_line_a_forged_address_helps(name: str, app: int, tmp_path: 
     """`option forwardfor` leaves the name with underscores, and the app cannot notice it."""
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed")
-    (configuration,) = configurations(name)
+    configuration = configuration_of(name)
     weak = re.sub(r"http-request (del-header _|set-header X-Forwarded-For).*", "", configuration)
     weak = weak.replace("frontend shop", "frontend shop\n    option forwardfor")
     caller = next(_callers)
