@@ -337,9 +337,9 @@ class TestLaunchpad:
             assert page.evaluate(STORAGE) == [{}, {}, "", [], []]
         secrets = [*issued, *CREDENTIALS.values()]
         for place, text in places.items():
-            assert [secret for secret in secrets if secret in text] == [], place
+            assert [secret for secret in secrets if is_in(secret, text)] == [], place
         for place in ("heap", "document", "network"):
-            assert DEPOSIT in places[place], place
+            assert is_in(DEPOSIT, places[place]), place
 
     def test_the_invoice_is_there_after_a_reload(
         self, policed: BrowserContext, app: Flask, sandbox: Sandbox, tmp_path: Path
@@ -411,6 +411,11 @@ def issued(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def to_bakrypt(url: str) -> bool:
     """Whether an address is that of bakrypt's API."""
     return url.startswith(("https://bakrypt.io/", "https://testnet.bakrypt.io/"))
+
+
+def is_in(secret: str, text: str) -> bool:
+    """Whether a text has any 12 letters of a secret: a heap keeps joined strings in their parts."""
+    return any(secret[start : start + 12] in text for start in range(len(secret) - 11))
 
 
 def heap_snapshot(page: Page) -> str:
