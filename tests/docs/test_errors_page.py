@@ -78,10 +78,9 @@ def test_the_statuses_of_the_api_are_right(
 ) -> None:
     """As those above. Nothing listens at this bakrypt, so a call that is sent fails."""
     app = Flask("host")
-    settings = {"token": "fake", "url": f"http://127.0.0.1:{free_port()}", "max_upload": 1_000}
-    app.register_blueprint(
-        create_api_blueprint(settings=Settings(**settings), authorize=lambda: True)
-    )
+    url = f"http://127.0.0.1:{free_port()}"
+    settings = Settings(token="fake", url=url, max_upload=1_000)
+    app.register_blueprint(create_api_blueprint(settings=settings, authorize=lambda: True))
     response = app.test_client().open(f"/bakrypt/v1/{path}/", method=method, **arguments)
     assert response.status_code == status
     code = response.get_json()["error"]
