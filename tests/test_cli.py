@@ -13,6 +13,7 @@ from conftest import create_app
 from flask import Flask
 from misbehaving import Upstream, echo_as_error, replying
 
+from bakrypt_proxy import create_api_blueprint
 from bakrypt_proxy.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -159,6 +160,20 @@ def test_check_of_a_closed_exchange(sandbox: Sandbox) -> None:
     code, lines = check(create_app(sandbox.environ, authorize=None))
     assert code == 0
     assert lines["gate"].startswith("off exchange is closed: pass authorize= ")
+
+
+@pytest.mark.parametrize(
+    ("network", "key", "warns"),
+    [("mainnet", None, True), ("mainnet", "k" * 32, False), ("testnet", None, False)],
+)
+def test_check_of_receipts_without_a_key(network: str, key: str | None, warns: bool) -> None:
+    """On mainnet a new secret would make open transactions unreachable."""
+    config = {"BAKRYPT_NETWORK": network, "BAKRYPT_TOKEN": "t", "BAKRYPT_TIMEOUT": "0.1"}
+    app = create_app({**config, "BAKRYPT_COOKIE_KEY": key})
+    app.register_blueprint(create_api_blueprint(authorize=lambda: True))
+    _, lines = check(app)
+    assert ("receipts" in lines) is warns
+    assert lines["api"].startswith("ok the API is open")
 
 
 def test_an_upstream_that_repeats_the_secret_is_not_quoted(upstream: Upstream) -> None:

@@ -24,6 +24,11 @@ from .uploads import Uploads
 logger = logging.getLogger(__name__)
 
 _EXTENSION = "bakrypt_proxy"
+_NO_KEY = Finding(
+    "receipts",
+    "off",
+    "BAKRYPT_COOKIE_KEY is not set: a new BAKRYPT_TOKEN makes open transactions unreachable",
+)
 
 
 class Options(NamedTuple):
@@ -155,7 +160,14 @@ def find_for_commands(blueprint: Blueprint) -> tuple[Account, list[Finding]]:
     """Return a blueprint's account in the current app, and who may call its blueprints there."""
     registrations = list(dict.fromkeys(_state(current_app).by_endpoint.values()))
     account = next(found.account for found in registrations if found.blueprint is blueprint)
-    return account, [found.access.finding for found in registrations if found.account is account]
+    own = [found for found in registrations if found.account is account]
+    findings = [found.access.finding for found in own]
+    findings += [_NO_KEY for found in own if found.maybe_api and _lacks_key(found.settings)]
+    return account, findings
+
+
+def _lacks_key(settings: Settings) -> bool:
+    return settings.network == "mainnet" and settings.cookie_key is None
 
 
 def readiness_problems() -> list[str]:

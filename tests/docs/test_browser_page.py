@@ -12,7 +12,7 @@ from conftest import serve
 from documents import read, rows, snippets
 from flask import Flask
 from flask.testing import FlaskClient
-from flask_login import LoginManager, UserMixin, login_user, logout_user
+from flask_login import LoginManager, login_user, logout_user
 from flask_wtf import CSRFProtect
 
 from bakrypt_proxy import create_api_blueprint
@@ -94,15 +94,25 @@ def test_the_snippet_that_registers(sandbox: Sandbox, monkeypatch: pytest.Monkey
     assert [status_of(maker, transaction), status_of(other, transaction)] == [200, 404]
 
 
+class User:
+    """A visitor, as Flask-Login knows one."""
+
+    is_active = is_authenticated = True
+    is_anonymous = False
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def get_id(self) -> str:
+        """Return the name."""
+        return self._name
+
+
 @pytest.fixture
 def client(sandbox: Sandbox) -> FlaskClient:
     """A browser, in an app with the snippet of `visitor` and a way to sign in and out."""
     app = host(sandbox)
     login = LoginManager(app)
-
-    class User(UserMixin):  # type: ignore[misc] # flask-login has no types
-        def __init__(self, name: str) -> None:
-            self.id = name
 
     login.user_loader(User)
     app.add_url_rule(

@@ -31,7 +31,7 @@ def test_what_it_spares_you_comes_early() -> None:
 
 
 def test_the_blueprint_snippet(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lets in whom the session knows."""
+    """It lets in whom the session knows, and everybody where the page gets no token."""
     for name, value in {**sandbox.environ, "FLASK_SECRET_KEY": "a-secret-key"}.items():
         monkeypatch.setenv(name, value)
     (snippet,) = snippets("README.md", "python")
@@ -43,6 +43,7 @@ def test_the_blueprint_snippet(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     with client.session_transaction() as session:
         session["user"] = "somebody"
     assert client.post("/auth/exchange/").status_code == 200
+    assert client.get("/bakrypt/receipts/").get_json() == {"transactions": []}
 
 
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")
