@@ -4,12 +4,15 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from misbehaving import Upstream
+from real_redis import RedisServer
+from redis import Redis
 from werkzeug.serving import make_server
 
 from bakrypt_proxy import BakryptClient, Settings, create_blueprint
@@ -68,6 +71,20 @@ def upstream() -> Iterator[Upstream]:
     """An upstream that does what a test tells it to."""
     with Upstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test."""
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator["Redis"]:
+    """What somebody uses who can write to that Redis."""
+    with Redis.from_url(redis_server.url) as redis:
+        yield redis
 
 
 def create_app(config: Mapping[str, object], **arguments: Any) -> Flask:

@@ -612,7 +612,7 @@ def test_the_leading_thread_dies(death: type[BaseException]) -> None:
         return numbered(seconds)
 
     token = SharedToken(die_once, timeout=5)
-    leader = threading.Thread(target=lambda: token.get())
+    leader = threading.Thread(target=token.get)
     leader.start()
     leads.wait(5)
     results: list[Any] = []
