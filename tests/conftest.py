@@ -13,6 +13,8 @@ import trustme
 from flask import Flask
 from flask.testing import FlaskClient
 from misbehaving import Upstream
+from real_redis import RedisServer
+from redis import Redis
 from werkzeug.serving import make_server
 
 from bakrypt_proxy import BakryptClient, Settings, create_blueprint
@@ -109,6 +111,20 @@ def any_upstream(request: pytest.FixtureRequest) -> Upstream:
     found = request.getfixturevalue(name)
     assert isinstance(found, Upstream)
     return found
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test."""
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator["Redis"]:
+    """What somebody uses who can write to that Redis."""
+    with Redis.from_url(redis_server.url) as redis:
+        yield redis
 
 
 def create_app(config: Mapping[str, object], **arguments: Any) -> Flask:

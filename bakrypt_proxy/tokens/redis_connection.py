@@ -19,7 +19,7 @@ from redis.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 
-ROUND_TRIP = 0.2  # seconds; Redis is near, and callers wait
+ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
 
 
@@ -99,8 +99,12 @@ class _DeadlineSocket:
 class _DeadlineMixin:
     """A connection of redis-py with one deadline for each use."""
 
-    _deadline = 0.0
-    _has_lost_primary = False
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # No CLIENT SETINFO: each has a round trip of its own, in a process that may be busy.
+        self.driver_info = self.lib_name = self.lib_version = None
+        self._deadline = 0.0
+        self._has_lost_primary = False
 
     def connect(self) -> None:
         """Begin a use. A pool calls this each time it hands the connection out."""
@@ -157,7 +161,7 @@ class _TLSConnection(_TCPConnection):
     """TLS with the CA bundle in place of the system's certificates, as requests uses it."""
 
     def __init__(self, *, ca_bundle: str | None, **options: Any) -> None:
-        super().__init__(**options)  # type: ignore[no-untyped-call]
+        super().__init__(**options)
         self._ca_bundle = ca_bundle
 
     def _open(self) -> socket.socket:

@@ -2,8 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,13 +235,6 @@ def test_cors_on_429(sandbox: Sandbox) -> None:
     assert response.status_code == 429
     assert response.headers["Access-Control-Allow-Origin"] == origin["Origin"]
     assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis for one test."""
-    with RedisServer(tmp_path) as server:
-        yield server
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -32,13 +31,6 @@ from bakrypt_proxy.tokens.shared import SharedToken
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis for one test."""
-    with RedisServer(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,0 +1,163 @@
+"""No caller waits longer than the timeout and a second, whatever Redis does."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fleet import (
+    TIMEOUT,
+    TOKEN,
+    WRONG,
+    attempt,
+    key_of,
+    member,
+    saying,
+    sealed_values,
+    token_of,
+    warnings,
+)
+from misbehaving import TOKEN_REPLY, Received, Upstream, hang, replying
+from processes import wait_until
+from real_redis import REDIS_SERVER, Forwarder, RedisServer
+from redis import Redis
+
+from app import create_app as create_our_app
+from bakrypt_proxy.sandbox import Sandbox
+
+pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+
+
+@pytest.fixture
+def environ(upstream: Upstream, redis_server: RedisServer) -> dict[str, str]:
+    """Settings of a fleet."""
+    return {
+        **upstream.environ,
+        "BAKRYPT_REDIS_URL": redis_server.url,
+        "BAKRYPT_TIMEOUT": str(TIMEOUT),
+    }
+
+
+def test_a_lease_put_back_again_and_again(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis"
+) -> None:
+    """Who waits for it has a token within a second of the timeout, and asked only once."""
+    lease = sealed_values(upstream, environ, redis)["lease"]
+    key = key_of(redis, "lease")
+    redis.delete(key_of(redis, "token"))
+    stop = threading.Event()
+
+    def attack() -> None:
+        with Redis.from_url(environ["BAKRYPT_REDIS_URL"]) as attacker:
+            while not stop.wait(0.002):
+                attacker.set(key, lease)
+
+    thread = threading.Thread(target=attack)
+    thread.start()
+    try:
+        wait_until(lambda: bool(redis.exists(key)))
+        started = time.monotonic()
+        assert token_of(member(environ)) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+    finally:
+        stop.set()
+        thread.join()
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("manner", ["drip", "stall"])
+@pytest.mark.parametrize("bakrypt", ["fast", "hangs"])
+def test_redis_drips(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis_server: RedisServer,
+    manner: str,
+    bakrypt: str,
+) -> None:
+    """A byte now and then is no answer: it is bounded as one that says nothing, for all callers."""
+    if bakrypt == "hangs":
+        upstream.behave = hang
+    with Forwarder(redis_server.port) as name:
+        account = member(environ, BAKRYPT_REDIS_URL=name.url)
+        name.pass_on = getattr(name, manner)
+        started = time.monotonic()
+        with ThreadPoolExecutor(5) as pool:
+            replies = list(pool.map(lambda _: attempt(account), range(5)))
+        assert time.monotonic() - started < TIMEOUT + 1
+        assert set(replies) == {TOKEN if bakrypt == "fast" else "did not answer in time"}
+        assert len(upstream.requests) == 1
+        started = time.monotonic()
+        assert "Timeout" in (account.redis_problem() or "")
+        assert time.monotonic() - started < 1
+
+
+def test_redis_begins_to_drip_during_the_call(
+    upstream: Upstream, environ: dict[str, str], redis_server: RedisServer
+) -> None:
+    """What bakrypt gave is served in time though it cannot be stored."""
+    with Forwarder(redis_server.port) as name:
+
+        def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+            name.pass_on = name.drip
+            time.sleep(TIMEOUT / 2)
+            replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+        upstream.behave = behave
+        started = time.monotonic()
+        assert token_of(member(environ, BAKRYPT_REDIS_URL=name.url)) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+
+
+def test_password_attempts_while_redis_drips(sandbox: Sandbox, redis_server: RedisServer) -> None:
+    """They are counted in memory, and nobody waits long."""
+    with Forwarder(redis_server.port) as name:
+        environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": name.url}
+        client = create_our_app(environ | {"BAKRYPT_RATE_LIMIT": "3 per hour"}).test_client()
+        assert client.post("/auth/token/", json=WRONG).status_code == 400
+        name.pass_on = name.drip
+        started = time.monotonic()
+        statuses = [client.post("/auth/token/", json=WRONG).status_code for _ in range(4)]
+        assert statuses == [400, 400, 400, 429]
+        assert time.monotonic() - started < 3
+
+
+ANSWERS = {
+    "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "no number": b":abc\r\n" * 20,
+    "a negative length": b"*-5\r\n$-7\r\n" * 20,
+    "an endless length": b"$99999999999999999999\r\n",
+    "an endless list": b"*1000000000\r\n" + b"+OK\r\n" * 1000,
+    "deep": b"*1\r\n" * 100_000,
+    "OK to everything": b"+OK\r\n" * 50,
+    "an odd time": b"+OK\r\n" * 9 + b"*6\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n:-2\r\n:7\r\n",
+    "nothing": b"",
+    "binary": bytes(range(256)) * 100,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_is_no_redis(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture, answer: str
+) -> None:
+    """Whatever it says, the process goes on by itself, in time, with one warning."""
+    with saying(ANSWERS[answer]) as url:
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        started = time.monotonic()
+        assert token_of(account) == token_of(account) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+        assert len(warnings(caplog)) == 1
+        assert account.redis_problem()
+        assert len(account.redis_problem() or "") < 500
+
+
+def test_a_message_for_the_terminal(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    """It is one short line of printable characters."""
+    with saying(b"-ERR a\x1b[31m\x00" + b"\xff" * 1_000_000 + b"\nb\r\n") as url:
+        account = member({**upstream.environ, "BAKRYPT_REDIS_URL": url})
+        assert token_of(account) == TOKEN
+        problem = account.redis_problem() or ""
+    (warning,) = warnings(caplog)
+    assert warning.isprintable()
+    assert problem.isprintable()
+    assert 0 < len(problem) <= 200
