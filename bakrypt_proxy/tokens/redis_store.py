@@ -190,7 +190,7 @@ def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | Bakryp
             # Renewed just now by another process: this report comes too soon.
             is_good = found.was_forced and left > token.advisory
         else:
-            is_good = left > token.mandatory and token.outlives(renewal.held)
+            is_good = left > token.mandatory and token.outlives(renewal.held, now)
         if is_good:
             return token
     if found.error is None:

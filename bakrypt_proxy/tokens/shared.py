@@ -163,10 +163,11 @@ class SharedToken:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._clock, self._wall_clock = clock, wall_clock
+        self._clocks = Clocks(clock, wall_clock)
         self._timeout = timeout
         self._network = network
         self._backoff = Backoff(clock, jitter)
-        self._renewer = _Renewer(fetch, timeout, store, Clocks(clock, wall_clock), self._backoff)
+        self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
         self._flight = _SingleFlight(clock)
         self._held: CachedToken | None = None
         self._forced_at = -math.inf
@@ -272,7 +273,9 @@ class SharedToken:
             elif counts and outcome is not None:
                 self._backoff.forget()
                 self._forced_at = self._clock() if renewal.is_forced else self._forced_at
-            if isinstance(outcome, CachedToken) and (counts or outcome.outlives(self._held)):
+            if isinstance(outcome, CachedToken) and (
+                counts or outcome.outlives(self._held, self._clocks.now())
+            ):
                 self._held = outcome
             left = None if self._held is None else self._left(self._held)
         if outcome is not None:
