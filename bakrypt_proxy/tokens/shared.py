@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FORCED_APART = 5.0  # seconds between renewals that callers ask for
 SHORTEST_FETCH = 0.3  # seconds; with less time left, nobody asks bakrypt
+_ROUNDING = 0.01  # seconds by which a timeout may be early
 _GRACE = 0.95  # seconds that a caller waits beyond the timeout, whatever happens
 _LONGEST_COOLDOWN = 10.0  # seconds
 _LONGEST_COOLDOWN_WITHOUT_TOKEN = 2.0  # seconds; callers get the error meanwhile
@@ -341,11 +342,12 @@ class _Renewer:
         try:
             token = self._fetch(min(seconds, self._timeout))
         except BakryptError as error:
-            if seconds >= self._timeout:
-                self._with_cooldown(error, renewal)
-            else:
+            used = self._clocks.monotonic() - asked.monotonic
+            if seconds < self._timeout and used >= seconds - _ROUNDING:
                 # It was cut short, because its caller had waited: this says little about bakrypt.
                 error.cooldown = None
+            else:
+                self._with_cooldown(error, renewal)
             raise
         cached = cache_token(token, asked)
         if cached is not None and cached.left(*self._clocks.now()) <= 0:

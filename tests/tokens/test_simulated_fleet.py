@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 from conftest import Clock
 from simulated_redis import SimulatedRedis
 
