@@ -109,7 +109,15 @@ class RedisTokenStore:
         give_up_at = renewal.deadline - SHORTEST_FETCH - ROUND_TRIP
         lease = None
         while True:
-            found = self._records.look(redis, lease)
+            try:
+                with self._redis_errors():
+                    found = self._records.look(redis, lease)
+            except UnusableError as error:
+                if lease is None:
+                    raise
+                # Redis may have given the lease, and nobody else would release it.
+                self._note_outage(error)
+                return Lease(lease, found)
             chosen = _choose(found, renewal, self._clocks.now())
             if found.is_mine and lease is not None:
                 if chosen is None and not found.is_unshared:

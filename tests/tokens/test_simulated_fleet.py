@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from conftest import Clock
 from simulated_redis import SimulatedRedis
 
@@ -73,3 +74,26 @@ def test_a_machine_that_slept_takes_the_token_of_the_others() -> None:
     sleeper.wall.now += LIFE + 1000
     assert sleeper.token() == "token-2"
     assert bakrypt.calls == 2
+
+
+class LossyRedis(SimulatedRedis):
+    """Does what it is told, and the answer to the first lease is lost."""
+
+    loses = True
+
+    def write(self, key: str, value: object, end: float) -> None:
+        """Write a value."""
+        super().write(key, value, end)
+        if key.endswith(":lease") and self.loses:
+            self.loses = False
+            raise TimeoutError("timed out")
+
+
+def test_the_answer_to_a_lease_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """Its owner does not know that it has it, and releases it: nobody waits for it to run out."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = LossyRedis(now)
+    first, second = Machine(redis, bakrypt), Machine(redis, bakrypt)
+    assert first.token() == second.token() == "token-1"
+    assert second.monotonic.now == Clock().now
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
