@@ -172,6 +172,7 @@ class SharedToken:
         self._flight = _SingleFlight(clock)
         self._held: CachedToken | None = None
         self._forced_at = -math.inf
+        self._lacks_threads = False
 
     def get(self, rejected: str | None = None) -> AccessToken:
         """Return the token with what is left of its lifetime, renewed first if it must be.
@@ -247,8 +248,12 @@ class SharedToken:
             if is_needless or self._backoff.error() is not None:
                 return
             self._flight.lead(renewal)
-        if not _start_thread(partial(self._carry_out, renewal)):
+        error = _start_thread(partial(self._carry_out, renewal))
+        if error is not None:
             self._settle(renewal, None)
+            if not self._lacks_threads:  # else each caller would log it
+                logger.warning("no thread can be started to renew the shared token: %s", error)
+        self._lacks_threads = error is not None
 
     def _carry_out(self, renewal: Renewal) -> Outcome | BakryptError:
         outcome: Outcome | BakryptError | None = None
@@ -362,14 +367,13 @@ class _Renewer:
         return error
 
 
-def _start_thread(work: Callable[[], object]) -> bool:
-    """Start a thread. Return False if the system gives none."""
+def _start_thread(work: Callable[[], object]) -> Exception | None:
+    """Start a thread. Return the error if the system gives none."""
     try:
         threading.Thread(target=work, name="bakrypt-renewal", daemon=True).start()
     except (RuntimeError, MemoryError) as error:
-        logger.warning("no thread can be started to renew the shared token: %s", error)
-        return False
-    return True
+        return error
+    return None
 
 
 def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -> None:

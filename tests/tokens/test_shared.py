@@ -670,6 +670,30 @@ def test_the_system_gives_no_thread(
     assert token.get()["access_token"] == "token-2"
 
 
+def test_one_warning_while_the_system_gives_no_thread(
+    clock: Clock,
+    bakrypt_calls: Bakrypt,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not one for each caller, and another one when it happens again."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    token = share(bakrypt_calls, clock)
+    for outages in (1, 2):
+        token.get()
+        clock.now += LIFE * 0.9
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(10):
+                token.get()
+        assert len(caplog.records) == outages
+        token.get()
+        settle()
+
+
 def test_a_token_that_lives_shorter_than_the_call() -> None:
     """Who waits keeps to its own deadline, and no two calls are in flight."""
     timeout, most, in_flight = 0.4, [0], [0]
