@@ -78,9 +78,10 @@ class CachedToken:
         # Not min(): it is slower, and each exchange comes here.
         return left if left < left_on_wall else left_on_wall  # noqa: FURB136
 
-    def outlives(self, other: "CachedToken | None") -> bool:
-        """Return whether it ends later than another token, if there is one."""
-        return other is None or self.expires.monotonic > other.expires.monotonic
+    def outlives(self, other: "CachedToken | None", now: Moment) -> bool:
+        """Return whether it has more left at a moment than another token, if there is one."""
+        # On one clock alone a token that died while the machine slept would outlive a good one.
+        return other is None or self.left(*now) > other.left(*now)
 
     def reply(self, left: float) -> AccessToken:
         """Return the token as a caller gets it: `expires_in` is what is left, in whole seconds."""

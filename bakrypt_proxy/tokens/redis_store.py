@@ -109,7 +109,15 @@ class RedisTokenStore:
         give_up_at = renewal.deadline - SHORTEST_FETCH - ROUND_TRIP
         lease = None
         while True:
-            found = self._records.look(redis, lease)
+            try:
+                with self._redis_errors():
+                    found = self._records.look(redis, lease)
+            except UnusableError as error:
+                if lease is None:
+                    raise
+                # Redis may have given the lease, and nobody else would release it.
+                self._note_outage(error)
+                return Lease(lease, found)
             chosen = _choose(found, renewal, self._clocks.now())
             if found.is_mine and lease is not None:
                 if chosen is None and not found.is_unshared:
@@ -190,7 +198,7 @@ def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | Bakryp
             # Renewed just now by another process: this report comes too soon.
             is_good = found.was_forced and left > token.advisory
         else:
-            is_good = left > token.mandatory and token.outlives(renewal.held)
+            is_good = left > token.mandatory and token.outlives(renewal.held, now)
         if is_good:
             return token
     if found.error is None:

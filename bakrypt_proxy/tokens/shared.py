@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FORCED_APART = 5.0  # seconds between renewals that callers ask for
 SHORTEST_FETCH = 0.3  # seconds; with less time left, nobody asks bakrypt
+_ROUNDING = 0.01  # seconds by which a timeout may be early
 _GRACE = 0.95  # seconds that a caller waits beyond the timeout, whatever happens
 _LONGEST_COOLDOWN = 10.0  # seconds
 _LONGEST_COOLDOWN_WITHOUT_TOKEN = 2.0  # seconds; callers get the error meanwhile
@@ -163,13 +164,15 @@ class SharedToken:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._clock, self._wall_clock = clock, wall_clock
+        self._clocks = Clocks(clock, wall_clock)
         self._timeout = timeout
         self._network = network
         self._backoff = Backoff(clock, jitter)
-        self._renewer = _Renewer(fetch, timeout, store, Clocks(clock, wall_clock), self._backoff)
+        self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
         self._flight = _SingleFlight(clock)
         self._held: CachedToken | None = None
         self._forced_at = -math.inf
+        self._lacks_threads = False
 
     def get(self, rejected: str | None = None, *, at_once: bool = False) -> AccessToken:
         """Return the token with what is left of its lifetime, renewed first if it must be.
@@ -248,8 +251,12 @@ class SharedToken:
             if is_needless or self._backoff.error() is not None:
                 return
             self._flight.lead(renewal)
-        if not _start_thread(partial(self._carry_out, renewal)):
+        error = _start_thread(partial(self._carry_out, renewal))
+        if error is not None:
             self._settle(renewal, None)
+            if not self._lacks_threads:  # else each caller would log it
+                logger.warning("no thread can be started to renew the shared token: %s", error)
+        self._lacks_threads = error is not None
 
     def _carry_out(self, renewal: Renewal) -> Outcome | BakryptError:
         outcome: Outcome | BakryptError | None = None
@@ -275,7 +282,9 @@ class SharedToken:
             elif counts and outcome is not None:
                 self._backoff.forget()
                 self._forced_at = self._clock() if renewal.is_forced else self._forced_at
-            if isinstance(outcome, CachedToken) and (counts or outcome.outlives(self._held)):
+            if isinstance(outcome, CachedToken) and (
+                counts or outcome.outlives(self._held, self._clocks.now())
+            ):
                 self._held = outcome
             left = None if self._held is None else self._left(self._held)
         if outcome is not None:
@@ -341,11 +350,12 @@ class _Renewer:
         try:
             token = self._fetch(min(seconds, self._timeout))
         except BakryptError as error:
-            if seconds >= self._timeout:
-                self._with_cooldown(error, renewal)
-            else:
+            used = self._clocks.monotonic() - asked.monotonic
+            if seconds < self._timeout and used >= seconds - _ROUNDING:
                 # It was cut short, because its caller had waited: this says little about bakrypt.
                 error.cooldown = None
+            else:
+                self._with_cooldown(error, renewal)
             raise
         cached = cache_token(token, asked)
         if cached is not None and cached.left(*self._clocks.now()) <= 0:
@@ -360,14 +370,13 @@ class _Renewer:
         return error
 
 
-def _start_thread(work: Callable[[], object]) -> bool:
-    """Start a thread. Return False if the system gives none."""
+def _start_thread(work: Callable[[], object]) -> Exception | None:
+    """Start a thread. Return the error if the system gives none."""
     try:
         threading.Thread(target=work, name="bakrypt-renewal", daemon=True).start()
     except (RuntimeError, MemoryError) as error:
-        logger.warning("no thread can be started to renew the shared token: %s", error)
-        return False
-    return True
+        return error
+    return None
 
 
 def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -> None:

@@ -670,6 +670,30 @@ def test_the_system_gives_no_thread(
     assert token.get()["access_token"] == "token-2"
 
 
+def test_one_warning_while_the_system_gives_no_thread(
+    clock: Clock,
+    bakrypt_calls: Bakrypt,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not one for each caller, and another one when it happens again."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    token = share(bakrypt_calls, clock)
+    for outages in (1, 2):
+        token.get()
+        clock.now += LIFE * 0.9
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(10):
+                token.get()
+        assert len(caplog.records) == outages
+        token.get()
+        settle()
+
+
 def test_a_token_that_lives_shorter_than_the_call() -> None:
     """Who waits keeps to its own deadline, and no two calls are in flight."""
     timeout, most, in_flight = 0.4, [0], [0]
@@ -892,3 +916,60 @@ def test_any_expires_in(expires_in: object) -> None:
     else:
         assert "refresh_token" in first
         assert "refresh_token" in second
+
+
+class LateFetch:
+    """A first call whose thread dies late, so that a caller who waited asks with less time."""
+
+    def __init__(self, clock: Clock, second: Callable[[float], AccessToken]) -> None:
+        self.clock, self.second = clock, second
+        self.calls: list[float] = []
+
+    def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
+        """Stand in for a store that took 2 s to answer the first time."""
+        if not self.calls:
+            self.clock.now += 2
+        return fetch(renewal.deadline - self.clock.now)
+
+    def __call__(self, seconds: float) -> AccessToken:
+        """Answer a call that may take so many seconds."""
+        self.calls.append(seconds)
+        return self.second(seconds)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CredentialsRefusedError("refused"),
+        UpstreamFailedError("throttled", retry_after="60"),
+        UpstreamFailedError("bakrypt failed (status 503)"),
+    ],
+    ids=["refused", "throttled", "failed"],
+)
+def test_bakrypts_answer_to_a_late_caller_is_remembered(clock: Clock, error: BakryptError) -> None:
+    """A call with less time than others that was answered in it says as much about bakrypt."""
+    bakrypt = Bakrypt()
+    bakrypt.error = error
+    late = LateFetch(clock, bakrypt)
+    token = SharedToken(late, timeout=5, store=late, clock=clock, wall_clock=clock)
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            token.get()
+    assert len(late.calls) == 1
+    assert late.calls[0] < 5
+
+
+def test_a_call_that_was_cut_short_is_not_remembered(clock: Clock) -> None:
+    """It had less time than others, and used it: the next caller asks again."""
+
+    def hang(seconds: float) -> AccessToken:
+        clock.now += seconds
+        raise UpstreamFailedError("bakrypt did not answer in time")
+
+    late = LateFetch(clock, hang)
+    token = SharedToken(late, timeout=5, store=late, clock=clock, wall_clock=clock)
+    with pytest.raises(UpstreamFailedError):
+        token.get()
+    with pytest.raises(UpstreamFailedError):
+        token.get()
+    assert len(late.calls) == 2

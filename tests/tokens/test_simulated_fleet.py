@@ -1,0 +1,99 @@
+"""A fleet on a Redis of memory: machines that sleep, answers that are lost."""
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Clock
+from simulated_redis import SimulatedRedis
+
+from bakrypt_proxy import AccessToken
+from bakrypt_proxy.tokens.redis_store import RedisTokenStore
+from bakrypt_proxy.tokens.shared import SharedToken
+
+LIFE = 36000
+TIMEOUT = 5.0
+
+
+class Bakrypt:
+    """Hands out numbered tokens."""
+
+    calls = 0
+    life = LIFE
+
+    def __call__(self, seconds: float) -> AccessToken:
+        """Answer a call that may take so many seconds."""
+        self.calls += 1
+        name = f"token-{self.calls}"
+        return {"access_token": name, "expires_in": self.life, "token_type": "", "scope": ""}
+
+
+class Machine:
+    """One machine of the fleet, with its two clocks."""
+
+    def __init__(self, redis: SimulatedRedis, fetch: Callable[[float], AccessToken]) -> None:
+        self.monotonic, self.wall = Clock(), Clock()
+        store = RedisTokenStore(
+            "redis://simulated",
+            secret="secret",
+            upstream="https://bakrypt.example",
+            timeout=TIMEOUT,
+            clock=self.monotonic,
+            wall_clock=self.wall,
+            sleep=self.pass_time,
+        )
+        vars(store)["_connect"] = lambda: redis
+        self.shared = SharedToken(
+            fetch,
+            timeout=TIMEOUT,
+            store=store,
+            clock=self.monotonic,
+            wall_clock=self.wall,
+            jitter=lambda low, high: low,
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.monotonic.now += seconds
+        self.wall.now += seconds
+
+    def token(self) -> str:
+        """Get the shared token."""
+        return self.shared.get()["access_token"]
+
+
+def test_a_machine_that_slept_takes_the_token_of_the_others() -> None:
+    """Its own token is dead by the wall clock only. The fleet's serves: no call is needed."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = SimulatedRedis(now)
+    sleeper, other = Machine(redis, bakrypt), Machine(redis, bakrypt)
+    assert sleeper.token() == other.token() == "token-1"
+    other.pass_time(LIFE)
+    now.now += LIFE
+    assert other.token() == "token-2"
+    now.now += 1000
+    sleeper.wall.now += LIFE + 1000
+    assert sleeper.token() == "token-2"
+    assert bakrypt.calls == 2
+
+
+class LossyRedis(SimulatedRedis):
+    """Does what it is told, and the answer to the first lease is lost."""
+
+    loses = True
+
+    def write(self, key: str, value: object, end: float) -> None:
+        """Write a value."""
+        super().write(key, value, end)
+        if key.endswith(":lease") and self.loses:
+            self.loses = False
+            raise TimeoutError("timed out")
+
+
+def test_the_answer_to_a_lease_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """Its owner does not know that it has it, and releases it: nobody waits for it to run out."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = LossyRedis(now)
+    first, second = Machine(redis, bakrypt), Machine(redis, bakrypt)
+    assert first.token() == second.token() == "token-1"
+    assert second.monotonic.now == Clock().now
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
