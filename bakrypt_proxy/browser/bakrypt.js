@@ -238,7 +238,7 @@ export class BakryptSession extends EventTarget {
       const isNew = next.access !== held?.access;
       held = next;
       failure = null;
-      notBefore = now() + 500; // tokens without a life are not renewed all the time
+      notBefore = now() + 250; // tokens without a life are not renewed all the time
       ended = false;
       schedule();
       if (isNew && !closed) emit("renewed", { expiresIn: left(next) / 1000 });

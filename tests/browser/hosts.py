@@ -2,17 +2,20 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import create_app, serve
-from flask import request
+from flask import Request
 from flask.typing import ResponseReturnValue
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from bakrypt_proxy.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 HTML = {"Content-Type": "text/html"}
 PAGE = """<!doctype html><title>test</title><script type="module">
@@ -57,16 +60,20 @@ class Host:
         self._end = threading.Event()
         self.app = create_app(sandbox.environ)
         self.app.add_url_rule("/", view_func=lambda: PAGE)
-        self.app.before_request(self._stand_between)
+        self._app = self.app.wsgi_app
+        self.app.wsgi_app = self._stand_between  # type: ignore[assignment]
 
-    def _stand_between(self) -> ResponseReturnValue | None:
-        if request.method != "POST":
-            return None
-        self.posts[request.path] += 1
-        self.headers.append(dict(request.headers))
-        if self.silent:
-            self._end.wait(20)
-        return self.reply
+    def _stand_between(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "POST":
+            request = Request(environ)
+            self.posts[request.path] += 1
+            self.headers.append(dict(request.headers))
+            if self.silent:
+                self._end.wait(20)
+            if self.reply is not None:
+                with self.app.app_context():
+                    return self.app.make_response(self.reply)(environ, start)
+        return self._app(environ, start)
 
     @contextmanager
     def serve(self) -> Iterator[str]:

@@ -24,6 +24,7 @@ from bakrypt_proxy.sandbox import Sandbox
 __all__ = ["browser", "host"]  # a fixture is used by its name
 ROOT = Path(__file__).parents[2]
 APP = Path(__file__).with_name("vite_app")
+NEEDS = [*needs_npm, *needs_chromium]
 FILES = re.compile(r"```tsx?\n// (\S+)\n(.*?)```", re.DOTALL)
 
 
@@ -89,7 +90,7 @@ def test_the_lock_file_names_no_registry() -> None:
 class TestViteApp:
     """As the docs have it."""
 
-    pytestmark = [*needs_npm, *needs_chromium]  # noqa: RUF012 - pytest reads it
+    pytestmark = NEEDS
 
     def test_it_builds(self, app_folder: Path) -> None:
         """TypeScript finds no error, and the bundle holds the module."""
