@@ -33,7 +33,7 @@
       // "include": the page may be of another origin of the same site, and receipts are cookies.
       const response = await send(target, { ...options, headers, credentials: "include" });
       if (!repeats || !(await isTemporary(response))) return response;
-      await wait(Number(response.headers.get("Retry-After")), options.signal);
+      await wait(Number(response.headers.get("Retry-After")), options?.signal);
     }
   }
 
