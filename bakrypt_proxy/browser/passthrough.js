@@ -1,8 +1,8 @@
-// Sends a page's calls of bakrypt's API to the server that this script comes from. The server adds the token, so that
-// the page needs none. Load it as a classic script, before bakrypt's component.
+// Sends a page's calls of bakrypt's API to the server that this script comes from. The server adds
+// the token, so that the page needs none. Load it as a classic script, before bakrypt's component.
 
 (() => {
-  const OURS = "BAKRYPT_HOSTS".split(" "); // the hosts of the server's network, which the server fills in
+  const OURS = "BAKRYPT_HOSTS".split(" "); // of its network: the server fills them in
   const OTHERS = ["bakrypt.io", "testnet.bakrypt.io"].filter((host) => !OURS.includes(host));
   const REPEATS = 3; // of a file: each worker of the server may have to learn that a token is dead
   const base = new URL(".", document.currentScript.src).href;
@@ -12,7 +12,9 @@
     const url = parse(isRequest(input) ? input.url : input);
     if (OURS.includes(url?.host)) return sendToServer(url, input, init);
     if (OTHERS.includes(url?.host)) {
-      const text = `This page calls ${url.host}, but its server uses ${OURS}: set "testnet" on the component or BAKRYPT_NETWORK`;
+      const text =
+        `This page calls ${url.host}, but its server uses ${OURS}: ` +
+        'set "testnet" on the component or BAKRYPT_NETWORK';
       console.error(text); // the component shows another text
       return Promise.reject(new TypeError(text));
     }
@@ -20,16 +22,18 @@
   };
 
   async function sendToServer(url, input, init) {
-    const options = isRequest(input) || isRequest(init) ? await read(new Request(input, init)) : init;
+    const options =
+      isRequest(input) || isRequest(init) ? await read(new Request(input, init)) : init;
     const headers = new Headers(options?.headers);
     headers.delete("Authorization");
     const target = base + url.pathname.slice(1) + url.search;
-    const isFile = /^\/v1\/files\/?$/.test(url.pathname) && !(options?.body instanceof ReadableStream);
+    const isFile =
+      /^\/v1\/files\/?$/.test(url.pathname) && !(options?.body instanceof ReadableStream);
     for (let repeats = isFile ? REPEATS : 0; ; repeats -= 1) {
       // "include": the page may be of another origin of the same site, and receipts are cookies.
       const response = await send(target, { ...options, headers, credentials: "include" });
       if (!repeats || !(await isTemporary(response))) return response;
-      await wait(Number(response.headers.get("Retry-After")), options.signal);
+      await wait(Number(response.headers.get("Retry-After")), options?.signal);
     }
   }
 
@@ -42,7 +46,10 @@
 
   async function isTemporary(response) {
     if (response.status !== 503 || !response.headers.has("Retry-After")) return false;
-    const body = await response.clone().json().catch(() => null);
+    const body = await response
+      .clone()
+      .json()
+      .catch(() => null);
     return body?.error === "temporarily_unavailable";
   }
 

@@ -1,5 +1,6 @@
 """`passthrough.js` in Chromium: which calls go to the server, and how."""
 
+import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +157,7 @@ class TestServing:
         """Minified it has less than 1.6 kB, and compressed less than 1 kB."""
         script = npm(packages, "exec", "--", "esbuild", "--minify", str(SCRIPT))
         assert len(script.encode()) < 1600
+        assert len(gzip.compress(script.encode())) < 1000
 
 
 class TestCalls:

@@ -1,4 +1,5 @@
-// Forms that call bakrypt's API: a file is uploaded, an asset made of it, and its transaction followed to its end.
+// Forms that call bakrypt's API: a file is uploaded, an asset made of it, and its transaction
+// followed to its end.
 
 import { find, onSubmit, runOnce } from "./actions.js";
 import { BakryptError } from "./session.js";
@@ -23,7 +24,9 @@ export class ApiForms {
     this.#calls = calls;
     onSubmit(`#${prefix}upload`, (form) => this.#uploadFile(form));
     onSubmit(`#${prefix}asset`, (form) => this.#createAsset(form));
-    this.#find("mint")?.addEventListener("click", ({ target }) => runOnce(target, () => this.#mint()));
+    this.#find("mint")?.addEventListener("click", ({ target }) =>
+      runOnce(target, () => this.#mint()),
+    );
   }
 
   // Forgets what was made with a token that is no longer there.
@@ -34,7 +37,7 @@ export class ApiForms {
     for (const name of ["uploaded", "created"]) this.#find(name)?.toggleAttribute("hidden", true);
   }
 
-  // Shows a transaction that was made before the page was loaded, and looks at it until its story is over.
+  // Shows a transaction that was made before the page was loaded, and follows it to its end.
   async resume(uuid) {
     const found = await this.#call("GET", `/v1/transactions/${uuid}/`);
     this.#showCreated("made before", found);
@@ -49,27 +52,40 @@ export class ApiForms {
       const attachment = await this.#send(form, (share) => (bar.value = share));
       if (asked !== this.#owner) return;
       this.#image = attachment.ipfs;
-      this.#fill("uploaded", { filename: attachment.filename, size: bytes(attachment.size), ipfs: attachment.ipfs });
+      this.#fill("uploaded", {
+        filename: attachment.filename,
+        size: bytes(attachment.size),
+        ipfs: attachment.ipfs,
+      });
     } finally {
       bar.hidden = true;
     }
   }
 
-  // Sends the file and returns the attachment. A token that is refused is renewed, and the file is sent once more.
+  // Sends the file and returns the attachment. If its token is refused, the token is renewed and
+  // the file is sent once more.
   async #send(form, onProgress, { repeats = REPEATS, rejected } = {}) {
     const url = `${this.#way.base}/v1/files/`;
     const token = await this.#way.accessToken?.({ rejected });
     const headers = token ? { authorization: `Bearer ${token}` } : {};
     const { name, size } = form.elements.file.files[0];
-    const end = this.#calls.begin("POST", url, Object.entries(headers), `file: ${name}, ${bytes(size)}`);
+    const end = this.#calls.begin(
+      "POST",
+      url,
+      Object.entries(headers),
+      `file: ${name}, ${bytes(size)}`,
+    );
     const reply = await upload(url, headers, new FormData(form), onProgress).catch((error) => {
       end();
       throw unreachable(error);
     });
     end(reply);
-    if (reply.status === 401 && token && !rejected) return this.#send(form, onProgress, { rejected: token });
+    if (reply.status === 401 && token && !rejected)
+      return this.#send(form, onProgress, { rejected: token });
     if (reply.status === 503 && reply.headers.has("Retry-After") && repeats) {
-      await new Promise((done) => setTimeout(done, Number(reply.headers.get("Retry-After")) * 1000));
+      await new Promise((done) =>
+        setTimeout(done, Number(reply.headers.get("Retry-After")) * 1000),
+      );
       return this.#send(form, onProgress, { repeats: repeats - 1, rejected });
     }
     return accept(reply);
@@ -81,7 +97,10 @@ export class ApiForms {
     const image = this.#image;
     const members = { blockchain: "ada", name, amount: Number(amount), ...(image && { image }) };
     const headers = { "Content-Type": "application/json" };
-    const asset = await this.#call("POST", "/v1/assets/", { body: JSON.stringify(members), headers });
+    const asset = await this.#call("POST", "/v1/assets/", {
+      body: JSON.stringify(members),
+      headers,
+    });
     if (asked === this.#owner) this.#showCreated(asset.uuid, asset.transaction);
   }
 
@@ -91,7 +110,7 @@ export class ApiForms {
     if (this.#transaction === uuid) this.#show(minted);
   }
 
-  // Looks at a transaction until its story is over, another is on the page, or it cannot be read any more.
+  // Follows a transaction until its end, until another is on the page, or it cannot be read.
   async #follow(uuid) {
     if (this.#transaction !== uuid) return;
     try {
@@ -120,16 +139,23 @@ export class ApiForms {
   }
 
   async #call(method, path, init) {
-    const response = await this.#way.fetch(`${this.#way.base}${path}`, { method, ...init }).catch((error) => {
-      throw unreachable(error);
+    const response = await this.#way
+      .fetch(`${this.#way.base}${path}`, { method, ...init })
+      .catch((error) => {
+        throw unreachable(error);
+      });
+    return accept({
+      status: response.status,
+      headers: response.headers,
+      body: await response.text(),
     });
-    return accept({ status: response.status, headers: response.headers, body: await response.text() });
   }
 
   #fill(box, members) {
     for (const [name, value] of Object.entries(members)) {
       const element = this.#find(box).querySelector(`[data-member=${name}]`);
-      if (element.textContent !== String(value)) element.textContent = value; // else it would be read out again
+      // An unchanged text that is set again would be read out again.
+      if (element.textContent !== String(value)) element.textContent = value;
     }
     this.#find(box).hidden = false;
   }
@@ -146,11 +172,18 @@ function accept({ status, headers, body }) {
     members = JSON.parse(body) ?? {};
   } catch {} // not JSON: the status says enough
   if (status < 400) return members;
-  const said = members.error_description ?? members.detail ?? Object.values(members).flat().join(" ");
-  throw new BakryptError(status, members.error ?? "", said, Number(headers.get("Retry-After")) || undefined);
+  const said =
+    members.error_description ?? members.detail ?? Object.values(members).flat().join(" ");
+  throw new BakryptError(
+    status,
+    members.error ?? "",
+    said,
+    Number(headers.get("Retry-After")) || undefined,
+  );
 }
 
 // A TypeError is how fetch says that there is no reply.
-const unreachable = (error) => (error instanceof TypeError ? new BakryptError(0, "network_error", error.message) : error);
+const unreachable = (error) =>
+  error instanceof TypeError ? new BakryptError(0, "network_error", error.message) : error;
 
 const bytes = (count) => `${count.toLocaleString()} bytes`;

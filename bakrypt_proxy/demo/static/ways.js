@@ -1,4 +1,5 @@
-// The ways to call bakrypt's API: `base` is where it is, `fetch` calls it, `accessToken`, if there is one, is for uploads.
+// The ways to call bakrypt's API. `base` is its address and `fetch` calls it. `accessToken` is for
+// uploads, where the page has a token.
 
 import { session } from "./session.js";
 
@@ -11,7 +12,7 @@ export const withToken = {
   accessToken: (options) => session.accessToken(options),
 };
 
-// At this server, which adds the token. Cookies that scripts cannot read say what this browser made.
+// At this server, which adds the token. Cookies that no script can read prove what is whose.
 export const withoutToken = {
   base: receipts?.replace(/\/receipts\/?$/, ""),
   fetch: (url, init) => window.fetch(url, init),

@@ -1,4 +1,4 @@
-// The component forgets its transaction when the page is loaded again. The server's receipts know it.
+// The component forgets its transaction when the page is reloaded. The receipts still know it.
 
 const receipts = document.body.dataset.receipts;
 const launchpad = document.querySelector("bakrypt-launchpad");
@@ -22,9 +22,15 @@ function invoice(uuid) {
 }
 
 async function show(uuid) {
-  const transaction = await get(new URL(`../v1/transactions/${uuid}/`, new URL(receipts, location)));
+  const transaction = await get(
+    new URL(`../v1/transactions/${uuid}/`, new URL(receipts, location)),
+  );
   const testnet = launchpad.hasAttribute("testnet");
-  return Object.assign(document.createElement("bakrypt-invoice"), { transaction, testnet, accessToken: true });
+  return Object.assign(document.createElement("bakrypt-invoice"), {
+    transaction,
+    testnet,
+    accessToken: true,
+  });
 }
 
 async function get(url) {
