@@ -22,6 +22,7 @@ from ..errors import BakryptError, UpstreamFailedError
 from ..telemetry.calls import outcome_of
 from ..telemetry.signals import notify, shared_token_renewed, shared_token_served
 from ..types import AccessToken
+from ..upstream.masking import Masked
 from .backoff import Backoff
 from .cached import CachedToken, Clock, Clocks, cache_token
 
@@ -47,19 +48,19 @@ class Renewal:
     """
 
     held: CachedToken | None
-    rejected: str | None
+    rejected: Masked[str | None]
     deadline: float
     in_background: bool = False
 
     @property
     def stale(self) -> str | None:
         """The access token that must not come back."""
-        return self.rejected if self.held is None else self.held.access_token
+        return self.rejected.reveal() if self.held is None else self.held.access_token
 
     @property
     def is_forced(self) -> bool:
         """Whether it happens only because a caller reported the token."""
-        return self.rejected is not None and self.rejected == self.stale
+        return self.rejected.reveal() is not None and self.rejected.reveal() == self.stale
 
 
 class TokenStore(Protocol):
@@ -181,12 +182,20 @@ class SharedToken:
             renewed.
         :raises BakryptError: the error that the renewal met, unless the old token still lives.
         """
-        found, left = self._find(rejected)
+        try:
+            found, left = self._find(rejected)
+        except BaseException:
+            del rejected  # a crash reporter collects the local variables of each frame
+            raise
         return found.reply(left) if isinstance(found, CachedToken) else found
 
     def get_json(self, rejected: str | None = None) -> str:
         """Return the same as JSON, which is written once for all callers of the same second."""
-        found, left = self._find(rejected)
+        try:
+            found, left = self._find(rejected)
+        except BaseException:
+            del rejected  # as in `get`
+            raise
         return found.to_json(left) if isinstance(found, CachedToken) else json.dumps(found)
 
     def _find(self, rejected: str | None) -> tuple[Outcome, float]:
@@ -200,7 +209,9 @@ class SharedToken:
                 if shared_token_served.receivers:  # asked here, too: this is the hot path
                     notify(shared_token_served, network=self._network)
                 return held, left
-        found = self._get_renewed(rejected, self._clock() + self._timeout + _GRACE)
+        masked = Masked(rejected)
+        del rejected
+        found = self._get_renewed(masked, self._clock() + self._timeout + _GRACE)
         return found, self._left(found) if isinstance(found, CachedToken) else 0
 
     def _is_too_soon(self) -> bool:
@@ -210,7 +221,7 @@ class SharedToken:
     def _left(self, held: CachedToken) -> float:
         return held.left(self._clock(), self._wall_clock())
 
-    def _get_renewed(self, rejected: str | None, deadline: float) -> Outcome:
+    def _get_renewed(self, rejected: Masked[str | None], deadline: float) -> Outcome:
         """Return what the running renewal brings, or lead one."""
         with self._flight.lock:
             found = self._flight.wait(deadline, lambda outcome: self._suits(outcome, rejected))
@@ -225,15 +236,19 @@ class SharedToken:
             found = self._renewer.fetch_own(deadline)
         return self._answer(found, rejected)
 
-    def _suits(self, outcome: Outcome | BakryptError, rejected: str | None) -> bool:
+    def _suits(self, outcome: Outcome | BakryptError, rejected: Masked[str | None]) -> bool:
         if not isinstance(outcome, CachedToken):
             return True
-        return outcome.access_token != rejected and self._left(outcome) > 0
+        return outcome.access_token != rejected.reveal() and self._left(outcome) > 0
 
-    def _look_again(self, rejected: str | None, deadline: float) -> Outcome | BakryptError | None:
+    def _look_again(
+        self, rejected: Masked[str | None], deadline: float
+    ) -> Outcome | BakryptError | None:
         """Return what makes a renewal needless by now, or impossible; None if it is neither."""
         held = self._held
-        serves = held is not None and (held.access_token != rejected or self._is_too_soon())
+        serves = held is not None and (
+            held.access_token != rejected.reveal() or self._is_too_soon()
+        )
         if held is not None and serves and self._left(held) > held.mandatory:
             return held
         if deadline - self._clock() < SHORTEST_FETCH:
@@ -242,7 +257,9 @@ class SharedToken:
 
     def _renew_in_background(self, held: CachedToken) -> None:
         """Renew in a new thread, so that no caller waits."""
-        renewal = Renewal(held, None, self._clock() + self._timeout + _GRACE, in_background=True)
+        renewal = Renewal(
+            held, Masked(None), self._clock() + self._timeout + _GRACE, in_background=True
+        )
         with self._flight.lock:
             is_needless = self._held is not held or self._flight.is_led()
             if is_needless or self._backoff.error() is not None:
@@ -287,11 +304,11 @@ class SharedToken:
         if outcome is not None:
             _report(outcome, self._network, left)
 
-    def _answer(self, found: Outcome | BakryptError, rejected: str | None) -> Outcome:
+    def _answer(self, found: Outcome | BakryptError, rejected: Masked[str | None]) -> Outcome:
         if not isinstance(found, BakryptError):
             return found
         held = self._held
-        if held is not None and held.access_token != rejected and self._left(held) > 0:
+        if held is not None and held.access_token != rejected.reveal() and self._left(held) > 0:
             return held
         raise found.again()
 
