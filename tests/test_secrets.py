@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 import trustme
-from conftest import create_app, tls_server
+from conftest import Clock, create_app, tls_server
 from flask import Flask, Request
 from misbehaving import (
     TOKEN_REPLY,
@@ -31,9 +31,16 @@ from misbehaving import (
 from werkzeug.exceptions import HTTPException
 
 from app import create_app as create_our_app
-from bakrypt_proxy import BakryptClient, BakryptError, Settings
+from bakrypt_proxy import (
+    AccessToken,
+    BakryptClient,
+    BakryptError,
+    Settings,
+    UpstreamFailedError,
+)
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.telemetry import JsonFormatter
+from bakrypt_proxy.tokens.shared import SharedToken
 from bakrypt_proxy.upstream.masking import Masked
 
 SECRETS = ("planted-exchange-secret", "planted-client-secret")
@@ -440,3 +447,30 @@ def test_the_canaries_can_sing(upstream: Upstream) -> None:
     upstream.behave = echo_as_error
     create_app(upstream.environ).test_client().post("/auth/exchange/")
     assert upstream.requests[0].headers["authorization"] == f"Token {SECRETS[0]}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UpstreamFailedError("planted"), OSError("planted"), SystemExit("planted")],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_frames_of_the_shared_token(error: BaseException, as_json: bool) -> None:
+    """Neither the token that is shared nor the one that a caller reports stands in them."""
+    held, reported = ISSUED[0], CALLERS["refresh_token"]
+
+    def fetch(seconds: float) -> AccessToken:
+        if is_cold:
+            return {"access_token": held, "expires_in": 600, "token_type": "", "scope": ""}
+        raise error
+
+    for rejected in (held, reported):
+        is_cold, clock = True, Clock()
+        token = SharedToken(fetch, timeout=5, clock=clock, wall_clock=clock)
+        token.get()
+        is_cold = False
+        if rejected != held:
+            clock.now += 600
+        with pytest.raises(type(error)) as caught:
+            (token.get_json if as_json else token.get)(rejected)
+        assert_silent(as_a_crash_reporter_sees(caught.value), ALL)

@@ -7,7 +7,7 @@ in the background, in the mandatory window callers wait for it.
 import json
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple, NoReturn, cast
 
 from ..types import AccessToken
 
@@ -71,6 +71,10 @@ class CachedToken:
         self.advisory = _window(lifetime, *_ADVISORY)
         self.mandatory = _window(lifetime, *_MANDATORY)
         self._written: tuple[int | None, str] = (None, "")
+
+    def __reduce__(self) -> NoReturn:
+        # A crash reporter pickles the local variables of each frame, or takes their `repr`.
+        raise TypeError("a shared token cannot be pickled or copied")
 
     def left(self, monotonic: float, wall: float) -> float:
         """Return how many seconds are left at a time of the two clocks; below 0 after the end."""

@@ -22,8 +22,9 @@ from ..errors import BakryptError, UpstreamFailedError
 from ..telemetry.calls import outcome_of
 from ..telemetry.signals import notify, shared_token_renewed, shared_token_served
 from ..types import AccessToken
+from ..upstream.masking import Masked
 from .backoff import Backoff
-from .cached import CachedToken, Clock, Clocks, cache_token
+from .cached import CachedToken, Clock, Clocks, Moment, cache_token
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _LONGEST_COOLDOWN_WITHOUT_TOKEN = 2.0  # seconds; callers get the error meanwhil
 
 Outcome = CachedToken | AccessToken  # an AccessToken does not say how long it lives: not shared
 Fetch = Callable[[float], Outcome]
+Rejected = Masked[str | None]  # the token that a caller reports as refused, if any
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +49,19 @@ class Renewal:
     """
 
     held: CachedToken | None
-    rejected: str | None
+    rejected: Rejected
     deadline: float
     in_background: bool = False
 
     @property
     def stale(self) -> str | None:
         """The access token that must not come back."""
-        return self.rejected if self.held is None else self.held.access_token
+        return self.rejected.reveal() if self.held is None else self.held.access_token
 
     @property
     def is_forced(self) -> bool:
         """Whether it happens only because a caller reported the token."""
-        return self.rejected is not None and self.rejected == self.stale
+        return self.rejected.reveal() is not None and self.rejected.reveal() == self.stale
 
 
 class TokenStore(Protocol):
@@ -172,7 +174,7 @@ class SharedToken:
         self._flight = _SingleFlight(clock)
         self._held: CachedToken | None = None
         self._forced_at = -math.inf
-        self._lacks_threads = False
+        self._background = _Background()
 
     def get(self, rejected: str | None = None, *, at_once: bool = False) -> AccessToken:
         """Return the token with what is left of its lifetime, renewed first if it must be.
@@ -184,12 +186,20 @@ class SharedToken:
         """
         if at_once:
             self._forced_at = -math.inf
-        found, left = self._find(rejected)
+        try:
+            found, left = self._find(rejected)
+        except BaseException:
+            del rejected  # a crash reporter collects the local variables of each frame
+            raise
         return found.reply(left) if isinstance(found, CachedToken) else found
 
     def get_json(self, rejected: str | None = None) -> str:
         """Return the same as JSON, which is written once for all callers of the same second."""
-        found, left = self._find(rejected)
+        try:
+            found, left = self._find(rejected)
+        except BaseException:
+            del rejected  # as in `get`
+            raise
         return found.to_json(left) if isinstance(found, CachedToken) else json.dumps(found)
 
     def _find(self, rejected: str | None) -> tuple[Outcome, float]:
@@ -203,20 +213,21 @@ class SharedToken:
                 if shared_token_served.receivers:  # asked here, too: this is the hot path
                     notify(shared_token_served, network=self._network)
                 return held, left
-        found = self._get_renewed(rejected, self._clock() + self._timeout + _GRACE)
-        return found, self._left(found) if isinstance(found, CachedToken) else 0
+        masked = Masked(rejected)
+        del rejected
+        found = self._get_renewed(masked, self._clock() + self._timeout + _GRACE)
+        return found, found.left(*self._clocks.now()) if isinstance(found, CachedToken) else 0
 
     def _is_too_soon(self) -> bool:
         """Return whether a caller's report caused a renewal just now."""
         return self._clock() < self._forced_at + FORCED_APART
 
-    def _left(self, held: CachedToken) -> float:
-        return held.left(self._clock(), self._wall_clock())
-
-    def _get_renewed(self, rejected: str | None, deadline: float) -> Outcome:
+    def _get_renewed(self, rejected: Rejected, deadline: float) -> Outcome:
         """Return what the running renewal brings, or lead one."""
         with self._flight.lock:
-            found = self._flight.wait(deadline, lambda outcome: self._suits(outcome, rejected))
+            found = self._flight.wait(
+                deadline, lambda outcome: _suits(outcome, rejected, self._clocks)
+            )
             if found is None:
                 found = self._look_again(rejected, deadline)
             renewal = Renewal(self._held, rejected, deadline)
@@ -226,18 +237,13 @@ class SharedToken:
             found = self._carry_out(renewal)
         elif isinstance(found, dict):  # another caller's, and not to be shared
             found = self._renewer.fetch_own(deadline)
-        return self._answer(found, rejected)
+        return _answer(found, self._held, rejected, self._clocks.now())
 
-    def _suits(self, outcome: Outcome | BakryptError, rejected: str | None) -> bool:
-        if not isinstance(outcome, CachedToken):
-            return True
-        return outcome.access_token != rejected and self._left(outcome) > 0
-
-    def _look_again(self, rejected: str | None, deadline: float) -> Outcome | BakryptError | None:
+    def _look_again(self, rejected: Rejected, deadline: float) -> Outcome | BakryptError | None:
         """Return what makes a renewal needless by now, or impossible; None if it is neither."""
         held = self._held
-        serves = held is not None and (held.access_token != rejected or self._is_too_soon())
-        if held is not None and serves and self._left(held) > held.mandatory:
+        serves = held is not None and (_is_other(held, rejected) or self._is_too_soon())
+        if held is not None and serves and held.left(*self._clocks.now()) > held.mandatory:
             return held
         if deadline - self._clock() < SHORTEST_FETCH:
             return _too_late()
@@ -245,18 +251,15 @@ class SharedToken:
 
     def _renew_in_background(self, held: CachedToken) -> None:
         """Renew in a new thread, so that no caller waits."""
-        renewal = Renewal(held, None, self._clock() + self._timeout + _GRACE, in_background=True)
+        deadline = self._clock() + self._timeout + _GRACE
+        renewal = Renewal(held, Masked(None), deadline, in_background=True)
         with self._flight.lock:
             is_needless = self._held is not held or self._flight.is_led()
             if is_needless or self._backoff.error() is not None:
                 return
             self._flight.lead(renewal)
-        error = _start_thread(partial(self._carry_out, renewal))
-        if error is not None:
+        if not self._background.start(partial(self._carry_out, renewal)):
             self._settle(renewal, None)
-            if not self._lacks_threads:  # else each caller would log it
-                logger.warning("no thread can be started to renew the shared token: %s", error)
-        self._lacks_threads = error is not None
 
     def _carry_out(self, renewal: Renewal) -> Outcome | BakryptError:
         outcome: Outcome | BakryptError | None = None
@@ -286,17 +289,10 @@ class SharedToken:
                 counts or outcome.outlives(self._held, self._clocks.now())
             ):
                 self._held = outcome
-            left = None if self._held is None else self._left(self._held)
+            held = self._held
         if outcome is not None:
+            left = None if held is None else held.left(*self._clocks.now())
             _report(outcome, self._network, left)
-
-    def _answer(self, found: Outcome | BakryptError, rejected: str | None) -> Outcome:
-        if not isinstance(found, BakryptError):
-            return found
-        held = self._held
-        if held is not None and held.access_token != rejected and self._left(held) > 0:
-            return held
-        raise found.again()
 
 
 class _Renewer:
@@ -359,7 +355,7 @@ class _Renewer:
             raise
         cached = cache_token(token, asked)
         if cached is not None and cached.left(*self._clocks.now()) <= 0:
-            raise UpstreamFailedError("bakrypt's token ended before it was here")
+            raise _ended()
         return token if cached is None else cached
 
     def _with_cooldown(self, error: BakryptError, renewal: Renewal) -> BakryptError:
@@ -370,13 +366,47 @@ class _Renewer:
         return error
 
 
-def _start_thread(work: Callable[[], object]) -> Exception | None:
-    """Start a thread. Return the error if the system gives none."""
-    try:
-        threading.Thread(target=work, name="bakrypt-renewal", daemon=True).start()
-    except (RuntimeError, MemoryError) as error:
-        return error
-    return None
+def _is_other(token: CachedToken, rejected: Rejected) -> bool:
+    """Return whether a token is not the one that the caller reports."""
+    return token.access_token != rejected.reveal()
+
+
+def _suits(outcome: Outcome | BakryptError, rejected: Rejected, clocks: Clocks) -> bool:
+    """Return whether a renewal's outcome is one for a caller who waited for it."""
+    if not isinstance(outcome, CachedToken):
+        return True
+    return _is_other(outcome, rejected) and outcome.left(*clocks.now()) > 0
+
+
+def _answer(
+    found: Outcome | BakryptError, held: CachedToken | None, rejected: Rejected, now: Moment
+) -> Outcome:
+    """Return what was found, or in place of an error the old token while it lives."""
+    if isinstance(found, CachedToken) and found.left(*now) <= 0:
+        raise _ended()  # while the store took it
+    if not isinstance(found, BakryptError):
+        return found
+    if held is not None and _is_other(held, rejected) and held.left(*now) > 0:
+        return held
+    raise found.again()
+
+
+class _Background:
+    """Starts the threads of renewals that nobody waits for."""
+
+    _lacks_threads = False
+
+    def start(self, work: Callable[[], object]) -> bool:
+        """Start a thread. Return False if the system gives none."""
+        try:
+            threading.Thread(target=work, name="bakrypt-renewal", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            if not self._lacks_threads:  # else each caller would log it
+                logger.warning("no thread can be started to renew the shared token: %s", error)
+            self._lacks_threads = True
+            return False
+        self._lacks_threads = False
+        return True
 
 
 def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -> None:
@@ -393,3 +423,7 @@ def _too_late() -> UpstreamFailedError:
     return UpstreamFailedError(
         "bakrypt did not answer in time", detail="no time was left to ask it"
     )
+
+
+def _ended() -> UpstreamFailedError:
+    return UpstreamFailedError("bakrypt's token ended before it was here")

@@ -6,7 +6,7 @@ import pytest
 from conftest import Clock
 from simulated_redis import SimulatedRedis
 
-from bakrypt_proxy import AccessToken
+from bakrypt_proxy import AccessToken, UpstreamFailedError
 from bakrypt_proxy.tokens.redis_store import RedisTokenStore
 from bakrypt_proxy.tokens.shared import SharedToken
 
@@ -97,3 +97,28 @@ def test_the_answer_to_a_lease_is_lost(caplog: pytest.LogCaptureFixture) -> None
     assert first.token() == second.token() == "token-1"
     assert second.monotonic.now == Clock().now
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_a_token_that_ends_while_redis_takes_it() -> None:
+    """It is dead, and not served. The next caller has a new one."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = SlowRedis(now)
+    machine = Machine(redis, bakrypt)
+    redis.during_publication = lambda: machine.pass_time(LIFE)
+    with pytest.raises(UpstreamFailedError, match="ended before"):
+        machine.token()
+    redis.during_publication = None
+    now.now += LIFE
+    assert machine.token() == "token-2"
+
+
+class SlowRedis(SimulatedRedis):
+    """Takes its time to store a token."""
+
+    during_publication: Callable[[], None] | None = None
+
+    def write(self, key: str, value: object, end: float) -> None:
+        """Write a value."""
+        super().write(key, value, end)
+        if key.endswith(":token") and self.during_publication is not None:
+            self.during_publication()

@@ -160,7 +160,8 @@ class Fleet(RuleBasedStateMachine):
         # Else a renewal in the background would turn the clocks while a reply is looked at.
         self.background: list[Callable[[], object]] = []
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(shared, "_start_thread", self.start_thread)
+        start = lambda _, work: self.start_thread(work)  # noqa: E731
+        self.patch.setattr(shared._Background, "start", start)  # noqa: SLF001
 
     def teardown(self) -> None:
         """Put things back."""
