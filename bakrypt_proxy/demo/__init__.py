@@ -1,6 +1,7 @@
 """A page to try the proxy: call bakrypt with and without a token, and see every call."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from flask import Blueprint, Response, render_template
 
@@ -32,20 +33,13 @@ def create_demo(  # noqa: PLR0913 - all are named
         static_folder="static",
         static_url_path="/demo-static",
     )
+    shown: dict[str, Any] = {"network": network, "api_url": api_url, "auth": auth, "api": api}
+    shown |= {"api_is_open": api_is_open, "users": users or {}, "try_api": try_api}
     headers = _security_headers(api_url)
 
     @demo.get("/")
     def page() -> str:
-        return render_template(
-            "demo.html",
-            network=network,
-            api_url=api_url,
-            auth=auth,
-            api=api,
-            api_is_open=api_is_open,
-            users=users or {},
-            try_api=try_api,
-        )
+        return render_template("demo.html", **shown)
 
     @demo.after_request
     def protect(response: Response) -> Response:

@@ -32,14 +32,21 @@ _PROBE = CachedToken(
 )
 
 
+def _key_prefix(secret: str, account: str) -> str:
+    """Return a prefix of its own for each account and network, which tells nothing of the secret.
+
+    The braces put all keys into one slot of a cluster, as a transaction needs it.
+    """
+    return f"bakrypt_proxy:{{{derive_key(secret, f'name {account}').hex()[:32]}}}"
+
+
 class RedisTokenStore:
     """Shares the token of one account, at one upstream, among all who know its secret.
 
     :param redis_url: the address of Redis 6.2 or later.
     :param secret: what bakrypt exchanges for the account's tokens.
     :param upstream: the origin of bakrypt.
-    :param timeout: of one call to bakrypt, in seconds. The lease of the process that asks bakrypt
-        is longer, and only its owner releases it.
+    :param timeout: of one call to bakrypt, in seconds. A lease is longer.
     :param clock: a monotonic clock, in seconds.
     :param wall_clock: a clock that goes on while the machine sleeps, in seconds.
     :param sleep: waits for so many seconds.
@@ -63,9 +70,7 @@ class RedisTokenStore:
         self._sleep = sleep
         self._is_away = False
         account = f"{_LAYOUT} {upstream}"
-        # Accounts and networks that share a Redis do not meet, and the name tells nothing of the
-        # secret. The braces put all keys into one slot of a cluster, as a transaction needs it.
-        name = f"bakrypt_proxy:{{{derive_key(secret, f'name {account}').hex()[:32]}}}"
+        name = _key_prefix(secret, account)
         create = partial(Records, secret, self._lease_seconds, self._clocks)
         self._records = create(name, account)
         self._probe = create(f"{name}:probe", f"{account} probe")

@@ -141,9 +141,7 @@ class _SingleFlight:
 
 
 class SharedToken:
-    """Serves one token to all callers of a process and, through a `store`, of other processes.
-
-    No caller waits longer than `timeout` and a second.
+    """Serves one token to all callers. None waits longer than `timeout` and a second.
 
     :param fetch: asks bakrypt for a token; takes the seconds that this may last.
     :param timeout: of one call to bakrypt, in seconds.
@@ -167,8 +165,7 @@ class SharedToken:
     ) -> None:
         self._clock, self._wall_clock = clock, wall_clock
         self._clocks = Clocks(clock, wall_clock)
-        self._timeout = timeout
-        self._network = network
+        self._timeout, self._network = timeout, network
         self._backoff = Backoff(clock, jitter)
         self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
         self._flight = _SingleFlight(clock)
