@@ -63,12 +63,10 @@ class RedisTokenStore:
         wall_clock: Clock = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._redis_url = redis_url
-        self._options = redis_options(redis_url)
+        self._redis_url, self._options = redis_url, redis_options(redis_url)
         self._lease_seconds = timeout + _LEASE_MARGIN
         self._clocks = Clocks(clock, wall_clock)
-        self._sleep = sleep
-        self._is_away = False
+        self._sleep, self._is_away = sleep, False
         account = f"{_LAYOUT} {upstream}"
         name = _key_prefix(secret, account)
         create = partial(Records, secret, self._lease_seconds, self._clocks)
