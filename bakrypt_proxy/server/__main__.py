@@ -46,7 +46,7 @@ def main() -> None:
     os.environ.setdefault(*_ALLOCATOR)  # the allocator reads it when granian is imported
     import granian.cli  # noqa: PLC0415
 
-    from .granian_server import Server  # noqa: PLC0415
+    from ._granian_server import Server  # noqa: PLC0415
 
     granian.cli.Server = Server  # type: ignore[attr-defined] # what the command creates
 

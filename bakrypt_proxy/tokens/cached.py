@@ -64,12 +64,13 @@ class CachedToken:
     )
 
     def __init__(self, token: AccessToken, lifetime: float, expires: Moment) -> None:
-        self.token = token
-        self.access_token = token["access_token"]
-        self.lifetime = lifetime
-        self._ends, self._ends_on_wall = self.expires = expires
-        self.advisory = _window(lifetime, *_ADVISORY)
-        self.mandatory = _window(lifetime, *_MANDATORY)
+        self.token: AccessToken = token
+        self.access_token: str = token["access_token"]
+        self.lifetime: float = lifetime
+        self.expires: Moment = expires
+        self._ends, self._ends_on_wall = expires
+        self.advisory: float = _window(lifetime, *_ADVISORY)
+        self.mandatory: float = _window(lifetime, *_MANDATORY)
         self._written: tuple[int | None, str] = (None, "")
 
     def __reduce__(self) -> NoReturn:

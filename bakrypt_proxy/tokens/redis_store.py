@@ -22,7 +22,7 @@ from .redis_records import Found, Lease, Records, UnusableError
 from .sealing import derive_key
 from .shared import SHORTEST_FETCH, Fetch, Outcome, Renewal
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _LEASE_MARGIN = 0.25  # seconds that a lease outlives the call that it covers
 _POLL = 0.05  # seconds between looks at what the owner of the lease has done
@@ -183,12 +183,12 @@ class RedisTokenStore:
 
     def _note_outage(self, error: UnusableError) -> None:
         if not self._is_away:
-            logger.warning("Redis cannot be used, this process gets its own token: %s", error)
+            _logger.warning("Redis cannot be used, this process gets its own token: %s", error)
         self._is_away = True
 
     def _note_return(self) -> None:
         if self._is_away:
-            logger.info("Redis is back, the token is shared again")
+            _logger.info("Redis is back, the token is shared again")
         self._is_away = False
 
 

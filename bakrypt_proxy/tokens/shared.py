@@ -26,7 +26,7 @@ from ..upstream.masking import Masked
 from .backoff import Backoff
 from .cached import CachedToken, Clock, Clocks, Moment, cache_token
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 FORCED_APART = 5.0  # seconds between renewals that callers ask for
 SHORTEST_FETCH = 0.3  # seconds; with less time left, nobody asks bakrypt
@@ -399,7 +399,7 @@ class _Background:
             threading.Thread(target=work, name="bakrypt-renewal", daemon=True).start()
         except (RuntimeError, MemoryError) as error:
             if not self._lacks_threads:  # else each caller would log it
-                logger.warning("no thread can be started to renew the shared token: %s", error)
+                _logger.warning("no thread can be started to renew the shared token: %s", error)
             self._lacks_threads = True
             return False
         self._lacks_threads = False
@@ -413,7 +413,7 @@ def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -
     notify(shared_token_renewed, network=network, outcome=word)
     if error is not None and left is not None:
         message = "the shared token, with %d s left, was not renewed: %s"
-        logger.warning(message, max(0, left), error.explain())
+        _logger.warning(message, max(0, left), error.explain())
 
 
 def _too_late() -> UpstreamFailedError:

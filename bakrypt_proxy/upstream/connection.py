@@ -52,8 +52,8 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.is_reusable = False
-        self.is_kept = False
+        self.is_reusable: bool = False
+        self.is_kept: bool = False
 
     def is_quiet(self) -> bool:
         """Return whether nothing was received since the last response, not even an end.

@@ -30,7 +30,7 @@ from .registration import current_request, find_registration
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 View = Callable[..., Response]
 
@@ -153,7 +153,7 @@ def _render_error(error: BakryptError) -> Response:
         level = logging.ERROR if error.status >= 500 else logging.WARNING
         fields = {"route": request.endpoint, "request_id": _request_id(request.environ)}
         line = " ".join(f"{name}={value}" for name, value in fields.items())
-        logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
+        _logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
     return json_response(json.dumps(error.response), error.status, headers)
 

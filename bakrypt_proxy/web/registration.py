@@ -21,7 +21,7 @@ from .cors import Cors
 from .receipts import Receipts, Visitor
 from .uploads import Uploads
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _EXTENSION = "bakrypt_proxy"
 _NO_KEY = Finding(
@@ -121,7 +121,7 @@ def _create_api(settings: Settings, account: Account, options: Options) -> Api:
 @cache
 def _warn_of_unknown_settings() -> None:
     if found := unknown_settings(os.environ):
-        logger.warning("%s", "; ".join(found))
+        _logger.warning("%s", "; ".join(found))
 
 
 def read_settings(app: App) -> Settings:
