@@ -302,9 +302,10 @@ export class BakryptSession extends EventTarget {
     /** @param {string} [rejected] @returns {Promise<Held>} */
     const living = async (rejected) => {
       if (closed) abort();
-      if (!held) await beginning?.catch(() => {});
-      if (!held && !ended) {
-        await ask(0);
+      if (!held) {
+        if (!ended) await ask(0);
+        // It may have begun while the other tabs were asked.
+        await beginning?.catch(() => {});
         const [found, another] = Object.values(answers);
         // Of two users' tokens neither: nobody can say whose this tab is.
         if (!held && !ended && found && !another) keep(found);
