@@ -6,14 +6,15 @@ refused here. The deadline is checked before each read and each write.
 
 import socket
 import ssl
-import time
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from urllib3.util.wait import wait_for_read
 
 from .masking import Masked
+from .tls import TlsSocket, time_left
 
 _READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
 _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
@@ -58,16 +59,11 @@ class Connection:
     def is_quiet(self) -> bool:
         """Return whether nothing was received since the last response, not even an end.
 
-        The read sees what waits in the socket and what TLS has decrypted already.
+        Part of a TLS record counts: its rest would become the next response.
         """
-        self._sock.settimeout(0)
-        try:
-            self._sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
+        if isinstance(self._sock, TlsSocket) and self._sock.holds_bytes():
             return False
-        return False
+        return not wait_for_read(self._sock, timeout=0)
 
     def exchange(
         self, request: Masked[bytes], *, deadline: float, limit: int, head_only: bool = False
@@ -122,14 +118,6 @@ class Connection:
         """Close the connection."""
         self.is_reusable = False
         self._sock.close()
-
-
-def time_left(deadline: float) -> float:
-    """Return the seconds until a deadline, or raise `TimeoutError` if it has passed."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the deadline has passed")
-    return left
 
 
 class _ResponseReader:
