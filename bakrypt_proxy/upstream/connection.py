@@ -230,6 +230,9 @@ class _ResponseReader:
             self._parser.feed_data(part)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.is_reusable = False
+            if error.__context__ is not None and not isinstance(error.__context__, Exception):
+                # A signal or another thread ends this thread: the parser wraps that too.
+                raise error.__context__ from None
             if not self.is_complete:
                 self._fault = self._fault or str(error)
 
