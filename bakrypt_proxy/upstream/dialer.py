@@ -177,7 +177,8 @@ def _closing_on_failure(sock: socket.socket, peer: str, description: str) -> Ite
         yield
     except BaseException as error:
         sock.close()
-        if isinstance(error, OSError | ProtocolError):
+        # ValueError: TLS cannot carry a host name such as `a..b`.
+        if isinstance(error, OSError | ProtocolError | ValueError):
             raise describe_failure(error, peer, description) from error
         raise
 
