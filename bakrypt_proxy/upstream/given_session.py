@@ -63,9 +63,15 @@ class GivenSession:
     def _send(self, request: Request, timeout: float, limit: int) -> Response:
         session, url = self._session, self._url + request.path
         options = session.merge_environment_settings(url, {}, True, None, None)
-        with session.send(
-            self._prepare(request), timeout=timeout, allow_redirects=False, **options
-        ) as response:
+        try:
+            response = session.send(
+                self._prepare(request), timeout=timeout, allow_redirects=False, **options
+            )
+        except requests.HTTPError as error:
+            if error.response is None:
+                raise
+            response = error.response  # a hook of the session raised it for its status
+        with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status_code, Masked(headers), _read(response, limit))
 

@@ -154,6 +154,16 @@ def test_a_hook_may_read_the_response(upstream: Upstream) -> None:
     assert seen == ["Bearer"]
 
 
+def test_a_hook_may_raise_for_a_status(upstream: Upstream) -> None:
+    """`raise_for_status` in a hook is a known recipe; the refusal stays what bakrypt said."""
+    upstream.behave = replying(400, {"error": "invalid_grant", "error_description": "wrong"})
+    with requests.Session() as session:
+        session.hooks["response"].append(lambda response, **_: response.raise_for_status())
+        with pytest.raises(UpstreamRefusedError) as caught:
+            client_of(upstream, session).password("alice", "wrong")
+    assert (caught.value.error, caught.value.description) == ("invalid_grant", "wrong")
+
+
 def test_no_cookie_goes_from_one_call_to_the_next(upstream: Upstream) -> None:
     """Neither in our calls nor in others of that session."""
     upstream.behave = replying(200, TOKEN_REPLY, "Set-Cookie: sessionid=alice; Path=/")
