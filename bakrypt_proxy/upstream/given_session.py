@@ -10,6 +10,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+from urllib3.util.ssltransport import SSLTransport
 
 from ..errors import UpstreamFailedError
 from .connection import Response
@@ -30,7 +31,7 @@ class GivenSession:
     """Sends requests by `session.send`, where users' adapters and test tools hook in.
 
     The session's headers, adapters, certificates and proxies are used, and requests' own timeouts.
-    Redirects are not followed, and no cookie stays.
+    Redirects are not followed, no cookie stays, and over TLS each call opens a connection.
     """
 
     def __init__(self, session: requests.Session, url: str) -> None:
@@ -79,8 +80,9 @@ class GivenSession:
         """Return a request with the session's headers. `session.prepare_request` reads ~/.netrc."""
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = "POST", self._url + request.path
+        # Ours is the first: one of the session's may read the body, or raise.
+        prepared.prepare_hooks({"response": _take_over})
         prepared.prepare_hooks(self._session.hooks)
-        prepared.prepare_hooks({"response": _forget_redirect})
         prepared.body = request.body.reveal() or None
         own: dict[str, Any] = {
             name: value for name, value in self._session.headers.items() if value is not None
@@ -101,9 +103,18 @@ class GivenSession:
                 self._pid = os.getpid()
 
 
-def _forget_redirect(response: requests.Response, **_: Any) -> None:
-    """Drop the address of a redirect: requests would read its whole body, however long."""
+def _take_over(response: requests.Response, **_: Any) -> None:
+    """Drop the address of a redirect, and let a connection over TLS end with its response.
+
+    requests would read the whole body of a redirect, however long. urllib3 does not see what TLS
+    has read ahead: it would be the response to the next call.
+    """
     response.headers.pop("Location", None)
+    connection: Any = getattr(response.raw, "connection", None)
+    sock = getattr(connection, "sock", None)
+    if isinstance(sock, ssl.SSLSocket | SSLTransport):
+        connection.sock = None  # urllib3 opens another for the next call
+        sock.close()  # as soon as the response is read
 
 
 def _read(response: requests.Response, limit: int) -> Masked[bytes]:
