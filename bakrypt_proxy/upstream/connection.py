@@ -6,14 +6,15 @@ refused here. The deadline is checked before each read and each write.
 
 import socket
 import ssl
-import time
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from urllib3.util.wait import wait_for_read
 
 from .masking import Masked
+from .tls import TlsSocket, time_left
 
 _READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
 _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
@@ -58,16 +59,11 @@ class Connection:
     def is_quiet(self) -> bool:
         """Return whether nothing was received since the last response, not even an end.
 
-        The read sees what waits in the socket and what TLS has decrypted already.
+        Part of a TLS record counts: its rest would become the next response.
         """
-        self._sock.settimeout(0)
-        try:
-            self._sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
+        if isinstance(self._sock, TlsSocket) and self._sock.holds_bytes():
             return False
-        return False
+        return not wait_for_read(self._sock, timeout=0)
 
     def exchange(
         self, request: Masked[bytes], *, deadline: float, limit: int, head_only: bool = False
@@ -172,14 +168,6 @@ class Connection:
         self._sock.close()
 
 
-def time_left(deadline: float) -> float:
-    """Return the seconds until a deadline, or raise `TimeoutError` if it has passed."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the deadline has passed")
-    return left
-
-
 class _ResponseReader:
     """Reads one response, after any interim ones (RFC 9110 section 15.2).
 
@@ -192,6 +180,7 @@ class _ResponseReader:
         self._head_only = head_only
         self._start = b""
         self._status = 0  # until the head is complete
+        self._values = Masked[dict[str, list[str]]]({})
         self._headers = Masked[dict[str, str]]({})
         self._body = Masked[list[bytes]]([])
         self._size = 0  # bytes of body
@@ -254,12 +243,13 @@ class _ResponseReader:
         if self._status:
             return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
-        headers = self._headers.reveal()
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        # Joined at the end: 60,000 lines of one name, joined one by one, would take a second.
+        self._values.reveal().setdefault(key, []).append(text)
 
     def on_headers_complete(self) -> None:
         """Check what the parser lets through (RFC 9112 sections 2.3, 6.1 and 6.3)."""
-        headers, version = self._headers.reveal(), self._parser.get_http_version()
+        headers = {key: ", ".join(values) for key, values in self._values.reveal().items()}
+        self._headers, version = Masked(headers), self._parser.get_http_version()
         coding = headers.get("transfer-encoding", "chunked").lower()
         self._status = self._parser.get_status_code()
         self._ends_with_connection = headers.keys().isdisjoint(_LENGTHS)
@@ -282,7 +272,7 @@ class _ResponseReader:
             return  # the head was enough
         if self._status < 200:
             self._status = 0
-            self._headers.reveal().clear()
+            self._values.reveal().clear()
             return
         self.is_complete = True
         # Only here does the parser know.
@@ -293,6 +283,9 @@ class _ResponseReader:
             self._parser.feed_data(part)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.is_reusable = False
+            if error.__context__ is not None and not isinstance(error.__context__, Exception):
+                # A signal or another thread ends this thread: the parser wraps that too.
+                raise error.__context__ from None
             if not self.is_complete:
                 self._fault = self._fault or str(error)
 

@@ -16,12 +16,12 @@ from typing import NamedTuple, cast
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
-from urllib3.util.ssltransport import SSLTransport
 
 from .._parsers import is_loopback
 from ..errors import SettingsError, UpstreamFailedError
-from .connection import Connection, ProtocolError, time_left
+from .connection import Connection, ProtocolError
 from .masking import Masked
+from .tls import TlsSocket
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -56,8 +56,7 @@ class Dialer:
     def _open_tunnel(self, proxy: "_Proxy", host: str, port: int, deadline: float) -> socket.socket:
         sock = _open_socket(proxy.host, proxy.port, proxy.name, deadline)
         if proxy.scheme == "https":
-            tls = self._start_tls(sock, proxy.host, proxy.name, deadline)
-            sock = cast("socket.socket", _BoundedSocket(tls))
+            sock = self._start_tls(sock, proxy.host, proxy.name, deadline)
         connection = Connection(sock)
         with _closing_on_failure(sock, proxy.name, f"{proxy.name} gave no usable answer"):
             message = proxy.connect_message(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
@@ -72,13 +71,8 @@ class Dialer:
         self, sock: socket.socket, host: str, peer: str, deadline: float
     ) -> socket.socket:
         with _closing_on_failure(sock, peer, f"no secure connection to {peer}"):
-            context, name = self._tls_context, host.rstrip(".")
-            sock.settimeout(time_left(deadline))
-            if isinstance(sock, _BoundedSocket):
-                nested = SSLTransport(sock, context, name, suppress_ragged_eofs=False)
-                return cast("socket.socket", nested)
-            # An end that TLS does not confirm may be an attacker's (RFC 9112 section 9.8).
-            return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
+            tls = TlsSocket(sock, self._tls_context, host.rstrip("."), deadline)
+            return cast("socket.socket", tls)
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
@@ -93,37 +87,6 @@ class Dialer:
             raise UpstreamFailedError(description, detail=str(error)) from error
         context.set_alpn_protocols(["http/1.1"])
         return context
-
-
-class _BoundedSocket:
-    """A socket whose timeout covers all reads and writes until it is set again.
-
-    For TLS in TLS, to an https proxy: urllib3 reads many times for one read of the inner TLS.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._timeout = self._deadline = 0.0
-        self.close, self.fileno = sock.close, sock.fileno
-
-    def settimeout(self, timeout: float) -> None:
-        """Set the timeout, in seconds. Zero does not wait."""
-        self._timeout, self._deadline = timeout, time.monotonic() + timeout
-
-    def recv(self, size: int) -> bytes:
-        """Read as a socket does."""
-        self._sock.settimeout(self._timeout and time_left(self._deadline))
-        return self._sock.recv(size)
-
-    def send(self, data: bytes) -> int:
-        """Write as a socket does."""
-        self._sock.settimeout(self._timeout and time_left(self._deadline))
-        return self._sock.send(data)
-
-    def sendall(self, data: bytes) -> None:
-        """Write all."""
-        while data:
-            data = data[self.send(data) :]
 
 
 class _Proxy(NamedTuple):
@@ -214,7 +177,8 @@ def _closing_on_failure(sock: socket.socket, peer: str, description: str) -> Ite
         yield
     except BaseException as error:
         sock.close()
-        if isinstance(error, OSError | ProtocolError):
+        # ValueError: TLS cannot carry a host name such as `a..b`.
+        if isinstance(error, OSError | ProtocolError | ValueError):
             raise describe_failure(error, peer, description) from error
         raise
 

@@ -10,6 +10,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+from urllib3.util.ssltransport import SSLTransport
 
 from ..errors import UpstreamFailedError
 from .connection import Response
@@ -30,7 +31,7 @@ class GivenSession:
     """Sends requests by `session.send`, where users' adapters and test tools hook in.
 
     The session's headers, adapters, certificates and proxies are used, and requests' own timeouts.
-    Redirects are not followed, and no cookie stays.
+    Redirects are not followed, no cookie stays, and over TLS each call opens a connection.
     """
 
     def __init__(self, session: requests.Session, url: str) -> None:
@@ -63,9 +64,15 @@ class GivenSession:
     def _send(self, request: Request, timeout: float, limit: int) -> Response:
         session, url = self._session, self._url + request.path
         options = session.merge_environment_settings(url, {}, True, None, None)
-        with session.send(
-            self._prepare(request), timeout=timeout, allow_redirects=False, **options
-        ) as response:
+        try:
+            response = session.send(
+                self._prepare(request), timeout=timeout, allow_redirects=False, **options
+            )
+        except requests.HTTPError as error:
+            if error.response is None:
+                raise
+            response = error.response  # a hook of the session raised it for its status
+        with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status_code, Masked(headers), _read(response, limit))
 
@@ -73,8 +80,9 @@ class GivenSession:
         """Return a request with the session's headers. `session.prepare_request` reads ~/.netrc."""
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = "POST", self._url + request.path
+        # Ours is the first: one of the session's may read the body, or raise.
+        prepared.prepare_hooks({"response": _take_over})
         prepared.prepare_hooks(self._session.hooks)
-        prepared.prepare_hooks({"response": _forget_redirect})
         prepared.body = request.body.reveal() or None
         own: dict[str, Any] = {
             name: value for name, value in self._session.headers.items() if value is not None
@@ -95,9 +103,18 @@ class GivenSession:
                 self._pid = os.getpid()
 
 
-def _forget_redirect(response: requests.Response, **_: Any) -> None:
-    """Drop the address of a redirect: requests would read its whole body, however long."""
+def _take_over(response: requests.Response, **_: Any) -> None:
+    """Drop the address of a redirect, and let a connection over TLS end with its response.
+
+    requests would read the whole body of a redirect, however long. urllib3 does not see what TLS
+    has read ahead: it would be the response to the next call.
+    """
     response.headers.pop("Location", None)
+    connection: Any = getattr(response.raw, "connection", None)
+    sock = getattr(connection, "sock", None)
+    if isinstance(sock, ssl.SSLSocket | SSLTransport):
+        connection.sock = None  # urllib3 opens another for the next call
+        sock.close()  # as soon as the response is read
 
 
 def _read(response: requests.Response, limit: int) -> Masked[bytes]:

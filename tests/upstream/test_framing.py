@@ -6,8 +6,10 @@ Each call is followed by another user's on the same client, which must get its o
 import gzip
 import json
 import socket
+import sys
 import threading
 import zlib
+from types import FrameType
 
 import pytest
 from misbehaving import (
@@ -503,3 +505,28 @@ def test_a_tls_closing_alert_ends_an_idle_connection(tls_upstream: Upstream) -> 
     assert closed.wait(5)
     assert_the_next_gets_its_own(tls_upstream, client)
     assert [received.connection for received in tls_upstream.requests] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "function", ["on_header", "on_headers_complete", "on_body", "on_message_complete"]
+)
+def test_ctrl_c_inside_the_parser_is_no_failure_of_bakrypt(
+    any_upstream: Upstream, function: str
+) -> None:
+    """It ends the caller, as anywhere else, and the connection with its half-read response."""
+    client = make_client(any_upstream, warm=True)
+    any_upstream.behave = sending(WHOLE)
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_name == function:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    tracing = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.password("alice", "a")
+    finally:
+        sys.settrace(tracing)
+    assert_the_next_gets_its_own(any_upstream, client)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import responses
 from misbehaving import (
     TOKEN_REPLY,
     Behaviour,
+    Received,
     Upstream,
     close_half_way,
     endlessly,
     hang,
+    head,
     reply_to_each,
     replying,
     sending,
@@ -152,6 +155,34 @@ def test_a_hook_may_read_the_response(upstream: Upstream) -> None:
         session.hooks["response"].append(read)
         assert client_of(upstream, session).exchange() == TOKEN_REPLY
     assert seen == ["Bearer"]
+
+
+def test_a_hook_may_raise_for_a_status(upstream: Upstream) -> None:
+    """`raise_for_status` in a hook is a known recipe; the refusal stays what bakrypt said."""
+    upstream.behave = replying(400, {"error": "invalid_grant", "error_description": "wrong"})
+    with requests.Session() as session:
+        session.hooks["response"].append(lambda response, **_: response.raise_for_status())
+        with pytest.raises(UpstreamRefusedError) as caught:
+            client_of(upstream, session).password("alice", "wrong")
+    assert (caught.value.error, caught.value.description) == ("invalid_grant", "wrong")
+
+
+def test_what_tls_has_read_ahead_is_nobodys(tls_upstream: Upstream) -> None:
+    """urllib3 looks at the socket only, and would give the rest of a record to the next call."""
+
+    def send_two(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        (name,) = received.form["username"]
+        token = json.dumps({"access_token": f"token-of-{name}"}).encode()
+        room = 8192 - len(head(200, 8000))  # as much as http.client reads at once
+        first = head(200, room) + token.ljust(room)
+        stray = json.dumps({"access_token": f"stray-of-{name}"}).encode()
+        connection.sendall(first + head(200, len(stray)) + stray)
+
+    tls_upstream.behave = send_two
+    with requests.Session() as session:
+        client = client_of(tls_upstream, session)
+        for name in ("alice", "bob", "carol"):
+            assert client.password(name, "p")["access_token"] == f"token-of-{name}"
 
 
 def test_no_cookie_goes_from_one_call_to_the_next(upstream: Upstream) -> None:

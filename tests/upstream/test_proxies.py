@@ -363,3 +363,12 @@ def test_certificates_are_checked(
     with pytest.raises(BakryptError, match="no secure connection to bakrypt"):
         BakryptClient(Settings.from_mapping(tls_upstream.environ)).exchange()
     assert tls_upstream.requests == []
+
+
+@pytest.mark.parametrize("host", ["a..b", ".upstream.test", "a" * 64 + ".test", ".", ".."])
+def test_a_host_that_tls_cannot_name_fails_as_the_rest(proxy: ConnectProxy, host: str) -> None:
+    """Nobody looks its name up, so that TLS is the first to complain."""
+    proxy.answer = b"HTTP/1.1 200 OK\r\n\r\n"
+    with pytest.raises(UpstreamFailedError) as caught:
+        world_client(BAKRYPT_URL=f"https://{host}").exchange()
+    assert caught.value.description == "no secure connection to bakrypt"

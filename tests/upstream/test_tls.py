@@ -1,0 +1,141 @@
+"""What a peer can do below HTTP: with the records of TLS, before and after its handshake."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from conftest import tls_server
+
+from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
+
+TIMEOUT = 0.5
+HELLO_REQUESTS = b"\x16\x03\x03\x40\x00" + bytes(0x4000)  # a record of 4,096 messages
+FLOOD_ENDS = 3  # seconds
+
+
+def answer_with(name: str) -> bytes:
+    """A whole response, with the token of this name."""
+    body = b'{"access_token": "%b"}' % name.encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@contextmanager
+def serving(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that hands each connection to `serve`, one after the other."""
+
+    def run() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            # What is sent is there at once: a test may wait for it.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with connection:
+                try:
+                    serve(connection)
+                except OSError:
+                    continue
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def client_of(url: str, timeout: float = 5) -> BakryptClient:
+    """A client of that server."""
+    return BakryptClient(
+        Settings(url=url, client_id="id", client_secret="planted", timeout=timeout)
+    )
+
+
+def test_a_flood_in_the_handshake_ends_at_the_deadline() -> None:
+    """OpenSSL reads on as long as HelloRequests come, and so would each read of an `SSLSocket`."""
+
+    def flood(connection: socket.socket) -> None:
+        connection.recv(4096)
+        end = time.monotonic() + FLOOD_ENDS
+        while time.monotonic() < end:
+            connection.sendall(HELLO_REQUESTS * 64)
+
+    with serving(flood) as url, client_of(url, TIMEOUT) as client:
+        started = time.monotonic()
+        with pytest.raises(UpstreamFailedError, match="bakrypt did not answer in time"):
+            client.password("alice", "a")
+        assert time.monotonic() - started < TIMEOUT + 0.5
+
+
+class TlsByHand:
+    """A server's side of TLS that can send a record in two parts."""
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        self._connection = connection
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._loop(self._tls.do_handshake)
+
+    def receive(self) -> str:
+        """Return the name of the user that the next request is of, or nothing at the end."""
+        received = b""
+        while b"username=" not in received:
+            data = self._loop(lambda: self._tls.read(65536))
+            if not data:
+                return ""
+            received += data
+        return received.partition(b"username=")[2].partition(b"&")[0].decode()
+
+    def send(self, data: bytes) -> None:
+        """Send a record."""
+        self._connection.sendall(self.encrypt(data))
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return a record."""
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def _loop(self, step: Callable[[], bytes | None]) -> bytes | None:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._connection.sendall(self._outgoing.read())
+                data = self._connection.recv(65536)
+                if not data:
+                    return None
+                self._incoming.write(data)
+            else:
+                self._connection.sendall(self._outgoing.read())
+                return result
+
+
+@pytest.mark.parametrize("early", [1, 4, 5, 6, 30])
+def test_part_of_a_record_behind_a_response_is_nobodys(
+    authority: trustme.CA, trusted: Path, early: int
+) -> None:
+    """The rest of it comes when the next request is there, and would be the response to that."""
+    context, sent = tls_server(authority, "127.0.0.1"), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        tls, rest = TlsByHand(connection, context), b""
+        while name := tls.receive():
+            connection.sendall(rest)
+            tls.send(answer_with(f"token-of-{name}"))
+            record = tls.encrypt(answer_with(f"stray-of-{name}"))
+            connection.sendall(record[:early])
+            rest = record[early:]
+            sent.set()
+
+    with serving(serve) as url, client_of(url) as client:
+        for name in ("alice", "bob", "carol"):
+            sent.clear()
+            assert client.password(name, "p")["access_token"] == f"token-of-{name}"
+            assert sent.wait(5)
