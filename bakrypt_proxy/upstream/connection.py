@@ -6,6 +6,7 @@ refused here. The deadline is checked before each read and each write.
 
 import socket
 import ssl
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from .tls import TlsSocket, time_left
 
 _READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
 _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
+_GLANCE = 0.01  # seconds that a look for an early response may wait for the rest of a TLS record
 _START = b"HTTP/1."
 _LENGTHS = {"content-length", "transfer-encoding"}
 _SWITCHING_PROTOCOLS = 101
@@ -121,12 +123,14 @@ class Connection:
         return response
 
     def _has_response(self, reader: "_ResponseReader") -> bool:
-        """Read what is there without waiting, and return whether the final response has begun."""
-        self._sock.settimeout(0)
+        """Read what is there, and return whether the final response has begun."""
+        if self.is_quiet():
+            return False
+        self._sock.settimeout(_GLANCE)
         try:
             reader.feed(self._sock.recv(_READ_SIZE))
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
+        except TimeoutError:
+            return False  # a part of a TLS record, or one that is not for us
         except _ENDED:
             return True  # the next read says how it ended
         return reader.has_begun

@@ -1,0 +1,83 @@
+"""Calls to the API with a token that is given: uploads in parts, early answers, silences."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from misbehaving import Received, Upstream, replying
+
+from bakrypt_proxy import Settings, UpstreamFailedError, UpstreamRefusedError
+from bakrypt_proxy.upstream.masking import Masked
+from bakrypt_proxy.upstream.relay import ApiRequest, Relay
+from bakrypt_proxy.upstream.transport import Transport
+
+TOKEN = Masked("a-token")
+PART = b"x" * 65536
+
+
+def relay(upstream: Upstream, **settings: Any) -> Relay:
+    """A relay to an upstream."""
+    transport = Transport(upstream.url)
+    return Relay(transport, Settings(url=upstream.url, token="t", timeout=2, **settings))
+
+
+def upload(parts: Iterator[bytes] | list[bytes], length: int) -> ApiRequest:
+    """A file in parts."""
+    return ApiRequest("files", "POST", "/v1/files/", {}, parts, length, said=None)
+
+
+def test_a_file_in_parts(any_upstream: Upstream) -> None:
+    """It arrives whole, and the connection serves the next one."""
+    any_upstream.behave = replying(201, {"uuid": "x"})
+    own = relay(any_upstream)
+    for _ in range(3):
+        found = own.send(upload([PART] * 20, 20 * len(PART)), TOKEN)
+        assert (found.status, found.content) == (201, {"uuid": "x"})
+    assert [len(call.body) for call in any_upstream.requests] == [20 * len(PART)] * 3
+    assert {call.connection for call in any_upstream.requests} == {1}
+
+
+def test_a_slow_caller(any_upstream: Upstream) -> None:
+    """Between parts nothing is there to read, which is no fault."""
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(4):
+            time.sleep(0.1)
+            yield PART
+
+    any_upstream.behave = replying(200, {"uuid": "x"})
+    assert relay(any_upstream).send(upload(slowly(), 4 * len(PART)), TOKEN).status == 200
+
+
+def test_a_caller_who_leaves(any_upstream: Upstream) -> None:
+    """The connection ends, and with it the file."""
+
+    def leaving() -> Iterator[bytes]:
+        yield PART
+        raise RuntimeError("left")
+
+    with pytest.raises(RuntimeError, match="left"):
+        relay(any_upstream).send(upload(leaving(), 4 * len(PART)), TOKEN)
+    assert all(len(call.body) < 4 * len(PART) for call in any_upstream.requests)
+
+
+def test_a_silent_upstream(any_upstream: Upstream) -> None:
+    """The first byte after an upload has a time of its own."""
+
+    def say_nothing(upstream: Upstream, _: Any, __: Received) -> None:
+        upstream.stopped.wait(5)
+
+    any_upstream.behave = say_nothing
+    started = time.monotonic()
+    with pytest.raises(UpstreamFailedError):
+        relay(any_upstream, upload_timeout=0.5).send(upload([PART], len(PART)), TOKEN)
+    assert time.monotonic() - started < 2
+
+
+def test_a_refusal_is_bakrypts(any_upstream: Upstream) -> None:
+    """With its status."""
+    any_upstream.behave = replying(413, {"detail": "No."})
+    with pytest.raises(UpstreamRefusedError) as caught:
+        relay(any_upstream).send(upload([PART], len(PART)), TOKEN)
+    assert caught.value.status == 413
