@@ -88,6 +88,15 @@ class CachedToken:
         # On one clock alone a token that died while the machine slept would outlive a good one.
         return other is None or self.left(*now) > other.left(*now)
 
+    def is_newer(self, other: "CachedToken | None", now: Moment) -> bool:
+        """Return whether bakrypt gave it later than another token, if there is one.
+
+        What is left says nothing about that once bakrypt gives shorter lifetimes.
+        """
+        if other is None:
+            return True
+        return self.lifetime - self.left(*now) < other.lifetime - other.left(*now)
+
     def reply(self, left: float) -> AccessToken:
         """Return the token as a caller gets it: `expires_in` is what is left, in whole seconds."""
         return cast("AccessToken", {**self.token, "expires_in": max(0, math.floor(left))})

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SEAL_MARGIN = 1.0  # seconds that the seal of a lease outlives its key
 _NOT_SHARED_FOR = 2.0  # seconds for which nobody waits for a token that has no lifetime
 _LONGEST_VALUE = 512 * 1024  # bytes; a token's response has at most 64 KiB
+_TIME_FOR_ANOTHER = 0.05  # seconds; a use that took longer is not followed by another one
 _KINDS = {
     kind.__name__: kind
     for kind in (UpstreamRefusedError, CredentialsRefusedError, UpstreamFailedError)
@@ -127,6 +128,7 @@ class Records:
         is_forced: bool = False,
     ) -> None:
         """Store the outcome and release the lease, unless it ran out and is another's by now."""
+        began = self._clocks.monotonic()
         with redis.pipeline(transaction=True) as pipe:
             try:
                 pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
@@ -137,6 +139,8 @@ class Records:
                     pipe.delete(self._lease_key)
                 pipe.execute()
             except WatchError:
+                if self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
+                    return  # The caller's last second has no room for two slow uses.
                 self._write(pipe, lease.found, outcome, is_forced=is_forced)
                 pipe.execute()
 

@@ -16,6 +16,7 @@ from functools import partial
 from redis import Redis
 
 from ..errors import BakryptError
+from ..upstream.masking import Masked
 from .cached import CachedToken, Clock, Clocks, Moment
 from .redis_connection import ROUND_TRIP, explain, redis_options
 from .redis_records import Found, Lease, Records, UnusableError
@@ -63,7 +64,7 @@ class RedisTokenStore:
         wall_clock: Clock = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._redis_url, self._options = redis_url, redis_options(redis_url)
+        self._redis_url, self._options = Masked(redis_url), redis_options(redis_url)
         self._lease_seconds = timeout + _LEASE_MARGIN
         self._clocks = Clocks(clock, wall_clock)
         self._sleep, self._is_away = sleep, False
@@ -102,7 +103,7 @@ class RedisTokenStore:
         return None
 
     def _connect(self) -> "Redis":
-        return Redis.from_url(self._redis_url, **self._options)
+        return Redis.from_url(self._redis_url.reveal(), **self._options)
 
     def _find_or_lease(self, redis: "Redis", renewal: Renewal) -> CachedToken | Lease | None:
         """Return a token to use, or the lease to ask for one, or None if each asks for itself.
@@ -179,7 +180,7 @@ class RedisTokenStore:
             raise
         except Exception as error:
             # Not only RedisError: what is no Redis makes redis-py raise ValueError and others.
-            raise UnusableError(explain(error, self._redis_url)) from error
+            raise UnusableError(explain(error, self._redis_url.reveal())) from error
 
     def _note_outage(self, error: UnusableError) -> None:
         if not self._is_away:
@@ -199,9 +200,9 @@ def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | Bakryp
         left = token.left(*now)
         if token.access_token == renewal.stale:
             # Renewed just now by another process: this report comes too soon.
-            is_good = found.was_forced and left > token.advisory
+            is_good = found.was_forced and not renewal.at_once and left > token.advisory
         else:
-            is_good = left > token.mandatory and token.outlives(renewal.held, now)
+            is_good = left > token.mandatory and token.is_newer(renewal.held, now)
         if is_good:
             return token
     if found.error is None:

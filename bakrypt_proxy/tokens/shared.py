@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -45,12 +45,14 @@ class Renewal:
     """One renewal.
 
     `held` is the token to replace and `rejected` the one that the caller reports as refused.
-    `deadline` is a time of the monotonic clock, in seconds.
+    `deadline` is a time of the monotonic clock, in seconds. `at_once`: the report is to be believed
+    even if another one caused a renewal just now.
     """
 
     held: CachedToken | None
     rejected: Rejected
     deadline: float
+    at_once: bool = False
     in_background: bool = False
 
     @property
@@ -181,10 +183,8 @@ class SharedToken:
         :param at_once: renew it even if a report caused a renewal just now.
         :raises BakryptError: the error that the renewal met, unless the old token still lives.
         """
-        if at_once:
-            self._forced_at = -math.inf
         try:
-            found, left = self._find(rejected)
+            found, left = self._find(rejected, at_once=at_once)
         except BaseException:
             del rejected  # a crash reporter collects the local variables of each frame
             raise
@@ -199,10 +199,10 @@ class SharedToken:
             raise
         return found.to_json(left) if isinstance(found, CachedToken) else json.dumps(found)
 
-    def _find(self, rejected: str | None) -> tuple[Outcome, float]:
+    def _find(self, rejected: str | None, *, at_once: bool = False) -> tuple[Outcome, float]:
         """Return the token and the seconds that it has left. Most callers come no further."""
         held = self._held
-        if held is not None and (held.access_token != rejected or self._is_too_soon()):
+        if held is not None and (held.access_token != rejected or self._is_too_soon(at_once)):
             left = held.left(self._clock(), self._wall_clock())
             if left > held.mandatory:
                 if left <= held.advisory:
@@ -210,39 +210,40 @@ class SharedToken:
                 if shared_token_served.receivers:  # asked here, too: this is the hot path
                     notify(shared_token_served, network=self._network)
                 return held, left
-        masked = Masked(rejected)
+        wanted = Renewal(held, Masked(rejected), self._clock() + self._timeout + _GRACE, at_once)
         del rejected
-        found = self._get_renewed(masked, self._clock() + self._timeout + _GRACE)
+        found = self._get_renewed(wanted)
         return found, found.left(*self._clocks.now()) if isinstance(found, CachedToken) else 0
 
-    def _is_too_soon(self) -> bool:
-        """Return whether a caller's report caused a renewal just now."""
-        return self._clock() < self._forced_at + FORCED_APART
+    def _is_too_soon(self, at_once: bool) -> bool:
+        """Return whether a report must wait, because another one caused a renewal just now."""
+        return not at_once and self._clock() < self._forced_at + FORCED_APART
 
-    def _get_renewed(self, rejected: Rejected, deadline: float) -> Outcome:
+    def _get_renewed(self, wanted: Renewal) -> Outcome:
         """Return what the running renewal brings, or lead one."""
+        rejected, deadline = wanted.rejected, wanted.deadline
         with self._flight.lock:
-            found = self._flight.wait(
-                deadline, lambda outcome: _suits(outcome, rejected, self._clocks)
-            )
+            found = self._flight.wait(deadline, lambda got: _suits(got, rejected, self._clocks))
             if found is None:
-                found = self._look_again(rejected, deadline)
-            renewal = Renewal(self._held, rejected, deadline)
+                found = self._look_again(wanted)
+            renewal = replace(wanted, held=self._held)
             if found is None:
                 self._flight.lead(renewal)
         if found is None:
             found = self._carry_out(renewal)
         elif isinstance(found, dict):  # another caller's, and not to be shared
+            found = None  # a crash reporter collects it, if the fetch fails
             found = self._renewer.fetch_own(deadline)
         return _answer(found, self._held, rejected, self._clocks.now())
 
-    def _look_again(self, rejected: Rejected, deadline: float) -> Outcome | BakryptError | None:
+    def _look_again(self, wanted: Renewal) -> Outcome | BakryptError | None:
         """Return what makes a renewal needless by now, or impossible; None if it is neither."""
         held = self._held
-        serves = held is not None and (_is_other(held, rejected) or self._is_too_soon())
+        is_ignored = self._is_too_soon(wanted.at_once)
+        serves = held is not None and (is_ignored or _is_other(held, wanted.rejected))
         if held is not None and serves and held.left(*self._clocks.now()) > held.mandatory:
             return held
-        if deadline - self._clock() < SHORTEST_FETCH:
+        if wanted.deadline - self._clock() < SHORTEST_FETCH:
             return _too_late()
         return self._backoff.error()
 

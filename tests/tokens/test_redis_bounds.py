@@ -25,6 +25,9 @@ from redis import Redis
 
 from app import create_app as create_our_app
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.tokens.cached import Clocks, cache_token
+from bakrypt_proxy.tokens.redis_connection import redis_options
+from bakrypt_proxy.tokens.redis_records import Found, Lease, Records
 
 pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
 
@@ -161,3 +164,35 @@ def test_a_message_for_the_terminal(upstream: Upstream, caplog: pytest.LogCaptur
     assert warning.isprintable()
     assert problem.isprintable()
     assert 0 < len(problem) <= 200
+
+
+def test_a_lease_that_runs_out_while_a_slow_redis_stores_the_token() -> None:
+    """The token is not stored in a second use, for which a caller's last second has no room."""
+    first, second = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while request := connection.recv(65536):
+                if b"MULTI" not in request:
+                    connection.sendall(b"+OK\r\n" if b"WATCH" in request else b"$1\r\nx\r\n")
+                    continue
+                (second if first.is_set() else first).set()
+                time.sleep(0.2)
+                queued = request.count(b"$3\r\nSET") + request.count(b"$3\r\nDEL")
+                ended = b"*2\r\n+OK\r\n:0\r\n" if second.is_set() else b"*-1\r\n"
+                connection.sendall(b"+OK\r\n" + b"+QUEUED\r\n" * queued + ended)
+
+    clocks = Clocks(time.monotonic, time.time)
+    token = cache_token(
+        {"access_token": "a", "expires_in": 60, "token_type": "", "scope": ""}, clocks.now()
+    )
+    found = Found(None, False, None, False, False, True, time.monotonic(), time.time())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        with Redis.from_url(url, **redis_options(url)) as redis:
+            records = Records("secret", TIMEOUT, clocks, "name", "purpose")
+            records.finish(redis, Lease(b"x", found), token)
+    assert first.is_set()
+    assert not second.is_set()

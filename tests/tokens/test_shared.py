@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -973,3 +974,53 @@ def test_a_call_that_was_cut_short_is_not_remembered(clock: Clock) -> None:
     with pytest.raises(UpstreamFailedError):
         token.get()
     assert len(late.calls) == 2
+
+
+def test_what_the_server_saw_refused_opens_no_door_for_reports(
+    clock: Clock, bakrypt_calls: Bakrypt
+) -> None:
+    """A second call that saw the old token refused leaves the five seconds as they are."""
+    token = share(bakrypt_calls, clock)
+    token.get()
+    for _ in range(2):
+        assert token.get("token-1", at_once=True)["access_token"] == "token-2"
+    assert token.get("token-2")["access_token"] == "token-2"
+    assert token.get("token-2", at_once=True)["access_token"] == "token-3"
+    assert bakrypt_calls.calls == 3
+
+
+def test_another_callers_token_that_is_not_shared_stands_in_no_frame(clock: Clock) -> None:
+    """Who waited for it asks for one of its own; if that fails, a crash reporter sees neither."""
+    started, may_end = threading.Event(), threading.Event()
+    numbered = Bakrypt(expires_in=None)
+
+    def fail_later(seconds: float) -> AccessToken:
+        reply = numbered(seconds)
+        started.set()
+        may_end.wait(5)
+        if numbered.calls > 1:
+            raise UpstreamFailedError("away")
+        return reply
+
+    token = share(fail_later, clock)
+    leader = threading.Thread(target=token.get)
+    leader.start()
+    started.wait(5)
+    errors: list[BakryptError] = []
+
+    def wait() -> None:
+        try:
+            token.get()
+        except BakryptError as error:
+            errors.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    wait_until(lambda: bool(token._flight.lock._waiters))  # type: ignore[attr-defined]  # noqa: SLF001
+    may_end.set()
+    leader.join()
+    waiter.join()
+    frames = [frame for frame, _ in traceback.walk_tb(errors[0].__traceback__)]
+    seen = [repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__]
+    assert seen
+    assert "token-1" not in "".join(seen)

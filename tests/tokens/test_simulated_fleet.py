@@ -1,5 +1,7 @@
 """A fleet on a Redis of memory: machines that sleep, answers that are lost."""
 
+import pickle
+import traceback
 from collections.abc import Callable
 
 import pytest
@@ -122,3 +124,46 @@ class SlowRedis(SimulatedRedis):
         super().write(key, value, end)
         if key.endswith(":token") and self.during_publication is not None:
             self.during_publication()
+
+
+def test_what_the_server_saw_refused_is_renewed_at_once() -> None:
+    """Though a report caused a renewal just now: the five seconds are those of reports."""
+    bakrypt = Bakrypt()
+    machine = Machine(SimulatedRedis(Clock()), bakrypt)
+    machine.token()
+    assert machine.shared.get("token-1")["access_token"] == "token-2"
+    assert machine.shared.get("token-2", at_once=True)["access_token"] == "token-3"
+
+
+def test_a_fleet_takes_a_new_token_that_lives_shorter() -> None:
+    """One report on each machine, and one call: what is left does not say which is newer."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = SimulatedRedis(now)
+    machines = [Machine(redis, bakrypt) for _ in range(5)]
+    assert {machine.token() for machine in machines} == {"token-1"}
+    bakrypt.life = LIFE // 10
+    now.now += 1
+    for machine in machines:
+        machine.pass_time(1)
+    reports = {machine.shared.get("token-1")["access_token"] for machine in machines}
+    assert reports == {"token-2"}
+    assert bakrypt.calls == 2
+
+
+def test_no_frame_of_a_renewal_shows_the_password_of_redis() -> None:
+    """A crash reporter takes the `repr` of each local variable, or pickles it."""
+
+    def die(seconds: float) -> AccessToken:
+        raise SystemExit
+
+    store = RedisTokenStore(
+        "redis://:planted@127.0.0.1:1/0", secret="s", upstream="https://b", timeout=TIMEOUT
+    )
+    with pytest.raises(SystemExit) as caught:
+        SharedToken(die, timeout=TIMEOUT, store=store).get()
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    seen = "".join(repr(value) for frame in frames for value in frame.f_locals.values())
+    assert "redis.client.Redis" in seen
+    assert "planted" not in seen + repr(vars(store))
+    with pytest.raises(TypeError):
+        pickle.dumps(store)
