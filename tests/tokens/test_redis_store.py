@@ -471,11 +471,11 @@ def test_check_says_whether_redis_answers(
     """A line of its own, and the exit code."""
     app = create_app(environ)
     result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
-    assert re.search(r"^redis +ok: it works$", result.stdout, re.MULTILINE)
+    assert re.search(r"^redis +ok +it works$", result.stdout, re.MULTILINE)
     assert result.exit_code == 0
     redis_server.kill()
     result = app.test_cli_runner().invoke(args=["bakrypt", "check"])
-    assert re.search(r"^redis +not usable: .*refused", result.stdout, re.MULTILINE)
+    assert re.search(r"^redis +FAILED +not usable: .*refused", result.stdout, re.MULTILINE)
     assert result.exit_code == 1
 
 
