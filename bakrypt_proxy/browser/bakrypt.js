@@ -51,9 +51,11 @@
  */
 
 const EXCHANGE = "exchange";
+const { max, min } = Math;
+const ignore = () => {};
 const now = () => performance.now(); // stops while the machine sleeps
 const date = () => Date.now(); // can be set
-const left = (/** @type {Fresh} */ token) => Math.min(token.ends - now(), token.endsAt - date());
+const left = (/** @type {Fresh} */ token) => min(token.ends - now(), token.endsAt - date());
 
 /** An error reply of the proxy, or no reply at all (`status` 0). */
 export class BakryptError extends Error {
@@ -72,7 +74,7 @@ export class BakryptError extends Error {
 
   /** Whether the session is over; after anything else it can be tried again. */
   get isFinal() {
-    return ["access_denied", "invalid_grant", "login_required"].includes(this.error);
+    return /^(access_denied|invalid_grant|login_required)$/.test(this.error);
   }
 }
 
@@ -91,15 +93,18 @@ export class BakryptSession extends EventTarget {
 
     /** @type {any} the token that this tab has, a `Held` */ let held;
     /** @type {any} a BroadcastChannel */ let channel;
-    /** @type {Promise<Held> | undefined | null} */ let renewal;
     /** @type {Promise<void> | undefined} the last sign-in or exchange */ let beginning;
     /** @type {Record<string, Held>} what other tabs have, by id */ let answers = {};
+    let asking = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
     /** @type {any} the message about a renewal that failed */ let failure;
-    /** @type {string | number} the id of the last sign-in or exchange */ let wanted = 0;
-    let ended = false;
-    let closed = false;
+    /** @type {any} the id of the last sign-in or exchange */ let wanted;
+    /** @type {boolean | undefined} */ let ended;
+    /** @type {boolean | undefined} */ let closed;
     let notBefore = 0; // by now()
+    /** @type {Record<string, Promise<Held>>} by id: no user waits for another's */
+    const renewals = {};
+    /** @type {Record<string, string | number>} the ids of all tokens so far */ const ids = {};
 
     const emit = (/** @type {string} */ type, /** @type {any} */ detail) =>
       this.dispatchEvent(new CustomEvent(type, { detail }));
@@ -116,7 +121,7 @@ export class BakryptSession extends EventTarget {
 
     /** @param {string} route @param {object} parameters @returns {Promise<Fresh>} */
     const post = async (route, parameters) => {
-      const all = new Headers(typeof headers === "function" ? headers() : headers);
+      const all = new Headers(/** @type {any} */ (headers)?.call?.() ?? headers);
       all.set("Content-Type", "application/json");
       const signal = AbortSignal.timeout(timeout);
       const ends = now();
@@ -132,8 +137,8 @@ export class BakryptSession extends EventTarget {
           signal,
         });
         reply = Object(await response.json());
-      } catch (/** @type {any} */ { name }) {
-        if (name !== "SyntaxError") {
+      } catch (/** @type {any} */ error) {
+        if (error.name !== "SyntaxError") {
           throw new BakryptError(
             0,
             signal.aborted ? "timeout" : "network_error",
@@ -143,7 +148,7 @@ export class BakryptSession extends EventTarget {
         }
       }
       const { access_token: access, error } = reply;
-      if (response.ok && access && typeof access === "string") {
+      if (response.ok && access?.trim?.()) {
         const given = parseFloat(reply.expires_in) * 1000;
         const life = given >= 0 ? given : Infinity;
         return { access, refresh: reply.refresh_token, ends: ends + life, endsAt: endsAt + life };
@@ -152,9 +157,9 @@ export class BakryptSession extends EventTarget {
       throw new BakryptError(
         response.status,
         // Whatever is between here and the server may answer with a page of its own.
-        response.ok || typeof error !== "string" ? "bad_reply" : error,
+        (!response.ok && error?.trim?.()) || "bad_reply",
         reply.error_description,
-        Math.max(0, +after || Math.ceil((Date.parse(after) - date()) / 1000)) || undefined,
+        max(0, +after || Math.ceil((Date.parse(after) - date()) / 1000)) || undefined,
       );
     };
 
@@ -166,8 +171,11 @@ export class BakryptSession extends EventTarget {
     const alone = async (work) => {
       let working;
       try {
-        const signal = AbortSignal.timeout(timeout + 1000);
-        await navigator.locks.request(url, { signal }, () => (working = work()).catch(() => {}));
+        await navigator.locks.request(
+          url,
+          { signal: AbortSignal.timeout(timeout + 1000) },
+          () => (working = work()).catch(ignore),
+        );
       } catch {} // also if another tab has stolen the lock: the work goes on
       return working ?? work();
     };
@@ -181,14 +189,15 @@ export class BakryptSession extends EventTarget {
     const tell = (/** @type {Held} */ held) => say({ ...held, endsAt: date() + left(held) });
 
     const ask = async (/** @type {string | number} */ id, gen = 0, ms = 100) => {
-      answers = {};
+      if (!asking++) answers = {}; // somebody who asked a moment ago still has to read them
       say({ ask: true, id, gen });
       await new Promise((resolve) => setTimeout(resolve, ms));
+      asking--;
     };
 
     /**
      * Return the token if it is of this session, or false.
-     * @param {string | number} id @returns {Held | false}
+     * @param {string | number} id @returns {any} a `Held`
      */
     const own = (id) => held?.id === id && held;
 
@@ -196,13 +205,14 @@ export class BakryptSession extends EventTarget {
       const { v, id, gen, ask, access, endsAt, pause, over } = Object(message);
       if (v !== 2) return;
       const ours = own(id);
+      if (over) delete answers[id];
       if (ask) {
-        if (held && (!id || (ours && ours.gen > gen))) tell(held);
-      } else if (typeof access === "string") {
+        if (held && (!id || ours.gen > gen)) tell(held);
+      } else if (access?.trim) {
         message.ends = now() + endsAt - date();
         answers[id] = message;
-        if (ours && gen > ours.gen) keep(message);
-      } else if (ours && gen >= ours.gen) {
+        if (gen > ours?.gen) keep(message);
+      } else if (gen >= ours?.gen) {
         if (pause) {
           failure = message;
           notBefore = now() + pause;
@@ -229,20 +239,23 @@ export class BakryptSession extends EventTarget {
     // At least every 30 s: a timer does not notice that the machine slept.
     const schedule = () => {
       clearTimeout(timer);
-      if (!held || closed) return;
-      const delay = Math.max(left(held) - held.due, notBefore - now());
-      timer = setTimeout(() => renew().then(schedule, schedule), Math.min(delay, 30_000));
+      if (held && !closed)
+        timer = setTimeout(
+          () => renew().then(schedule, schedule),
+          // Infinity less Infinity is NaN, which a timer takes for 0.
+          min(max(left(held) - held.due || 0, notBefore - now()), 30_000),
+        );
     };
 
     const keep = (/** @type {Held} */ next) => {
       const isNew = next.access !== held?.access;
       held = next;
+      ids[next.access] = next.id;
       failure = null;
       notBefore = now() + 250; // tokens without a life are not renewed all the time
       ended = false;
       schedule();
       if (isNew && !closed) emit("renewed", { expiresIn: left(next) / 1000 });
-      return next;
     };
 
     /**
@@ -254,10 +267,10 @@ export class BakryptSession extends EventTarget {
       const next = {
         ...fresh,
         id,
-        gen: Math.max(date(), old?.gen + 1 || 0),
+        gen: max(date(), old.gen + 1 || 0),
         // If it is the old token, the server has not renewed it yet.
-        due: life < Infinity ? life / (old?.access === fresh.access ? 2 : 10) : 0,
-        refresh: fresh.refresh ?? old?.refresh,
+        due: life < Infinity ? life / (old.access === fresh.access ? 2 : 10) : 0,
+        refresh: fresh.refresh ?? old.refresh,
       };
       tell(next);
       return next;
@@ -267,7 +280,7 @@ export class BakryptSession extends EventTarget {
     const renew = () => {
       const { id } = held;
       const current = () => own(id) || abort();
-      return (renewal ??= alone(async () => {
+      return (renewals[id] ??= alone(async () => {
         if (current() && need()) await ask(id, held.gen);
         const old = current();
         const { gen } = old;
@@ -288,37 +301,40 @@ export class BakryptSession extends EventTarget {
             if (current().gen > gen) return current();
             say({ over: error.message, id, gen });
           } else {
-            const usual = Math.min(failure?.pause * 2 || 1000, 30_000) * (0.5 + Math.random());
-            say({ ...error, id, gen, pause: Math.max(error.retryAfter * 1000 || 0, usual) });
+            const pause = max(
+              error.retryAfter * 1000 || 0,
+              min(failure?.pause * 2 || 1000, 30_000) * (0.5 + Math.random()),
+            );
+            say({ ...error, id, gen, pause });
           }
           throw error;
         }
         // The others need it even if somebody else has signed in here meanwhile.
         if (!ended) publish(id, fresh, old);
         return current();
-      }).finally(() => (renewal = null)));
+      }).finally(() => delete renewals[id]));
     };
 
     /** @param {string} [rejected] @returns {Promise<Held>} */
     const living = async (rejected) => {
-      if (closed) abort();
-      if (!held) {
-        if (!ended) await ask(0);
-        // It may have begun while the other tabs were asked.
-        await beginning?.catch(() => {});
+      if (!held) await beginning?.catch(ignore);
+      if (!held && !ended) {
+        await ask(0);
+        await beginning?.catch(ignore); // it may have begun meanwhile
         const [found, another] = Object.values(answers);
         // Of two users' tokens neither: nobody can say whose this tab is.
-        if (!held && !ended && found && !another) keep(found);
+        held || ended || another || !found || keep(found);
       }
+      if (closed) abort();
       const old = held ?? refuse();
       if (old.access === rejected) old.due = Infinity;
       if (need() > 1) {
         try {
           return await renew();
         } catch (/** @type {any} */ error) {
-          if (old.access === rejected || left(old) <= 0 || error.isFinal) throw error;
+          if (!own(old.id) || old.access === rejected || left(old) <= 0) throw error;
         }
-      } else if (need()) renew().catch(() => {}); // it is tried again
+      } else if (need()) renew().catch(ignore); // it is tried again
       return old;
     };
 
@@ -329,7 +345,6 @@ export class BakryptSession extends EventTarget {
       check();
       return (beginning = get(check).then((found) => {
         check();
-        renewal = null; // another user's
         keep(found.gen ? found : publish(id, found, own(id)));
       }));
     };
@@ -354,7 +369,11 @@ export class BakryptSession extends EventTarget {
      * one that bakrypt `rejected`.
      * @param {{rejected?: string}} [options] @returns {Promise<string>}
      */
-    this.accessToken = async ({ rejected } = {}) => (await living(rejected)).access;
+    this.accessToken = async (/** @type {any} */ { rejected } = {}) => {
+      const { id, access } = await living(rejected);
+      // The caller would repeat one user's request as another.
+      return (ids[rejected] ?? id) === id ? access : abort();
+    };
 
     /**
      * `fetch` with the access token. After a 401 the token is renewed and the request is sent once
@@ -362,9 +381,7 @@ export class BakryptSession extends EventTarget {
      * @param {any} input @param {any} [init] @returns {Promise<Response>}
      */
     this.fetch = async (input, init) => {
-      /** @type {any} */ let response;
-      /** @type {Held | undefined} */ let last;
-      for (;;) {
+      for (let /** @type {any} */ response, /** @type {Held | undefined} */ last; ; ) {
         const request = new Request(input.clone?.() ?? input, init);
         const { signal } = request;
         /** @type {Held} */ const next = await new Promise((resolve, reject) => {
@@ -383,8 +400,7 @@ export class BakryptSession extends EventTarget {
 
     /** Forget the token, in all tabs. */
     this.signOut = () => {
-      wanted = 0;
-      ended = true;
+      wanted = ended = true;
       say({ over: "signed out", id: held?.id, gen: Infinity });
     };
 
@@ -393,7 +409,7 @@ export class BakryptSession extends EventTarget {
       closed = true;
       schedule();
       // A refresh under way ends the other tabs' token: they must hear of the new one.
-      await renewal?.catch(() => {});
+      for (const id in renewals) await renewals[id].catch(ignore);
       channel = channel?.close();
     };
   }
