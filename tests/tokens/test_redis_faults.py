@@ -372,7 +372,7 @@ def user(redis: "Redis", *rules: str) -> Iterator[str]:
 
 def documented_rules() -> list[str]:
     """The rules of the ACL line in docs/deploy.md."""
-    line = re.search(r"^ACL SETUSER bakrypt on >\S+ (.*)$", deploy_md(), re.MULTILINE)
+    line = re.search(r"^ACL SETUSER bakrypt on >\S+ (.*?)^```", deploy_md(), re.M | re.S)
     assert line is not None
     return line[1].split()
 
