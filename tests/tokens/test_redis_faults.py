@@ -372,7 +372,9 @@ def user(redis: "Redis", *rules: str) -> Iterator[str]:
 
 def documented_rules() -> list[str]:
     """The rules of the ACL line in docs/deploy.md."""
-    line = re.search(r"^ACL SETUSER bakrypt on >\S+ (.*?)^```", deploy_md(), re.M | re.S)
+    line = re.search(
+        r"^ACL SETUSER bakrypt on >\S+ (.*?)^```", deploy_md(), re.MULTILINE | re.DOTALL
+    )
     assert line is not None
     return line[1].split()
 
