@@ -12,6 +12,7 @@ import pytest
 import trustme
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings
 from misbehaving import Upstream
 from real_redis import RedisServer
 from redis import Redis
@@ -19,6 +20,11 @@ from werkzeug.serving import make_server
 
 from bakrypt_proxy import BakryptClient, Settings, create_blueprint
 from bakrypt_proxy.sandbox import Sandbox
+
+
+# A machine that is busy is slow; hypothesis would call that a failure.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 @pytest.fixture(autouse=True)
