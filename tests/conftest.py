@@ -21,7 +21,6 @@ from werkzeug.serving import make_server
 from bakrypt_proxy import BakryptClient, Settings, create_blueprint
 from bakrypt_proxy.sandbox import Sandbox
 
-
 # A machine that is busy is slow; hypothesis would call that a failure.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
