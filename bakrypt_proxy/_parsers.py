@@ -234,7 +234,7 @@ def hosts(value: object) -> frozenset[str]:
     for name in names:
         if not re.fullmatch(_HOST_NAME, name):
             raise ValueError(
-                f"lists {name!r}: write each host name as it stands in the address, such as "
+                f"lists {name!r}: write each host name as it is in the address, such as "
                 "shop.example.com (no scheme, no port, no path, no *)"
             )
     return frozenset(names)

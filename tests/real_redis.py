@@ -1,4 +1,4 @@
-"""A real redis-server for tests, and a TCP forwarder that stands for its name."""
+"""A real redis-server for tests, and a TCP forwarder that acts as its name."""
 
 import shutil
 import signal

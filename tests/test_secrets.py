@@ -456,7 +456,7 @@ def test_the_canaries_can_sing(upstream: Upstream) -> None:
 )
 @pytest.mark.parametrize("as_json", [False, True])
 def test_frames_of_the_shared_token(error: BaseException, as_json: bool) -> None:
-    """Neither the token that is shared nor the one that a caller reports stands in them."""
+    """Neither the token that is shared nor the one that a caller reports is in them."""
     held, reported = ISSUED[0], CALLERS["refresh_token"]
 
     def fetch(seconds: float) -> AccessToken:

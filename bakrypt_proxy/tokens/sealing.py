@@ -1,4 +1,4 @@
-"""Sealed values: whoever reads the store without `BAKRYPT_TOKEN` learns nothing from it.
+"""Sealed values: a reader of the store without `BAKRYPT_TOKEN` learns nothing from it.
 
 A sealed value also says what it is for and from when until when it is valid. So nobody can put it
 in another place, or back after its time, and have it believed.

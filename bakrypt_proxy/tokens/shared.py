@@ -237,7 +237,7 @@ class SharedToken:
         return _answer(found, self._held, rejected, self._clocks.now())
 
     def _look_again(self, wanted: Renewal) -> Outcome | BakryptError | None:
-        """Return what makes a renewal needless by now, or impossible; None if it is neither."""
+        """Return the current token or the remembered error; None if a renewal is needed."""
         held = self._held
         is_ignored = self._is_too_soon(wanted.at_once)
         serves = held is not None and (is_ignored or _is_other(held, wanted.rejected))

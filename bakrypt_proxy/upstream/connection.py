@@ -50,7 +50,7 @@ class Connection:
     """An open connection, which takes one request at a time.
 
     After an exchange, `is_reusable` says whether another request may follow. `is_kept` is set by
-    whoever keeps the connection for a later call.
+    the pool that keeps the connection for a later call.
     """
 
     def __init__(self, sock: socket.socket) -> None:

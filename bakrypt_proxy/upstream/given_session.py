@@ -93,7 +93,7 @@ class GivenSession:
         return prepared
 
     def _reset_after_fork(self) -> None:
-        """Open the adapters anew in a forked process: their sockets belong to the parent."""
+        """Reopen the adapters in a forked process: their sockets belong to the parent."""
         if self._pid == os.getpid():
             return
         with self._lock:

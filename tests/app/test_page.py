@@ -222,7 +222,7 @@ class TestToken:
 
 
 class TestProblems:
-    """What happened, what to do, and the code for whoever looks for it."""
+    """What happened, what to do, and the code to search for."""
 
     def test_errors_read_well(self, page: Page, sandbox: Sandbox) -> None:
         """Each kind in its words, until the next attempt."""
@@ -273,7 +273,7 @@ class TestWire:
         assert '"username": "alice"' in signed_in
 
     def test_secret_parts_are_masked(self, page: Page, sandbox: Sandbox, tmp_path: Path) -> None:
-        """Neither a password nor a token nor a deposit address stands in the list of calls."""
+        """Neither a password nor a token nor a deposit address is in the list of calls."""
         replies: list[str] = []
         page.on(
             "response",

@@ -33,7 +33,7 @@ _callers = (f"127.0.0.{number}" for number in itertools.count(2))
 class Proxy(NamedTuple):
     """A proxy, and how to run a configuration of the page.
 
-    :param around: what surrounds the configuration, which stands for `BLOCKS`.
+    :param around: what surrounds the configuration, in which `BLOCKS` is replaced by it.
     :param refusal: the status for another host name.
     """
 

@@ -111,7 +111,7 @@ class TestExistingApp:
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
     def test_its_password_is_a_new_one_each_time(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Whoever copies the example copies no password."""
+        """A copy of the example contains no password."""
         existing_app.create_app()
         existing_app.create_app()
         first, second = capsys.readouterr().out.splitlines()

@@ -71,7 +71,7 @@ def share(fetch: Callable[[float], AccessToken], clock: Clock) -> SharedToken:
 
 
 def settle() -> None:
-    """Wait for renewals that go on behind the callers' backs."""
+    """Wait for renewals in the background."""
     for thread in threading.enumerate():
         if thread.name == "bakrypt-renewal":
             thread.join()
@@ -236,7 +236,7 @@ def test_a_herd_makes_one_call(sandbox: Sandbox) -> None:
 
 
 def test_a_herd_shares_its_error(sandbox: Sandbox, bakrypt: BakryptClient, clock: Clock) -> None:
-    """One call, one error for all; who comes after the back-off tries anew."""
+    """One call, one error for all; a caller after the back-off tries again."""
     sandbox.delay, sandbox.fail = 0.2, 503
     token = share(lambda seconds: bakrypt.exchange(timeout=seconds), clock)
     errors = at_once(200, token.get)
@@ -781,7 +781,7 @@ def test_a_caller_who_waits_for_two_leaders() -> None:
 
 
 def test_a_leader_who_is_overdue_is_replaced_by_one_who_waits() -> None:
-    """A call that ignores its timeout is not waited for when time is left to ask anew."""
+    """A call that ignores its timeout is not waited for when time is left to ask again."""
     numbered, may_end = Bakrypt(), threading.Event()
 
     def hang_once(seconds: float) -> AccessToken:

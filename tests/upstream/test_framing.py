@@ -231,7 +231,7 @@ def test_a_body_may_end_with_its_connection(any_upstream: Upstream, warm: bool) 
 
 
 def test_an_end_without_tls_closing_alert_is_none(tls_upstream: Upstream) -> None:
-    """Whoever sits between could have cut the body there (RFC 9112 section 9.8)."""
+    """Somebody in between could have cut the body there (RFC 9112 section 9.8)."""
     client = make_client(tls_upstream, warm=False)
 
     def cut(upstream: Upstream, connection: socket.socket, received: Received) -> None:
@@ -395,7 +395,7 @@ def test_a_response_may_come_byte_by_byte(any_upstream: Upstream) -> None:
 
 
 def test_a_trailer_replaces_no_header(upstream: Upstream) -> None:
-    """It came after the fact, from whoever wrote the body (RFC 9110 section 6.5.1)."""
+    """It came after the fact, from the author of the body (RFC 9110 section 6.5.1)."""
     client = make_client(upstream, warm=False)
     refusal = b'{"detail": "slow down"}'
     upstream.behave = sending(
