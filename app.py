@@ -10,13 +10,16 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
 from flask import Blueprint, Flask, Response, make_response, request
+from flask.helpers import get_debug_flag
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter, RequestLimit
 from limits import RateLimitItemPerSecond
 from limits.strategies import FixedWindowRateLimiter
 from werkzeug.exceptions import HTTPException, TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.serving import is_running_from_reloader
 
 from bakrypt_proxy import (
     JsonFormatter,
@@ -35,7 +38,7 @@ from bakrypt_proxy.web.metrics import create_metrics
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
-_SANDBOX_LIFETIME = 60  # seconds; short enough to watch a renewal
+_SANDBOX_PORT = 5001  # as that of `flask bakrypt sandbox`, so that a page can have it in its code
 _API_POSTS = {f"bakrypt_api.{call}" for call in ("files", "assets", "mint", "refund")}
 _SECRET_FILES = ("BAKRYPT_TOKEN_FILE", "BAKRYPT_CLIENT_SECRET_FILE")
 
@@ -52,6 +55,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     if is_sandbox:
         _use_sandbox(app)
     settings = read_settings(app)
+    if "bakrypt_sandbox" in app.extensions:
+        app.extensions["bakrypt_sandbox"].expires_in = settings.sandbox_lifetime
     _set_up_logging(settings)
     if settings.trusted_proxies:
         # Not x_port and x_prefix: a proxy that does not set them passes on the caller's own.
@@ -66,6 +71,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=readyz)
     _limit_callers(app, settings)
+    _announce(settings, is_sandbox=is_sandbox)
     return app
 
 
@@ -172,8 +178,7 @@ def _use_sandbox(app: Flask) -> None:
     if ignored:
         logger.warning("BAKRYPT_NETWORK is sandbox, so these are not used: %s", ", ".join(ignored))
     if not _setting(app, "BAKRYPT_URL"):
-        sandbox = Sandbox(expires_in=_SANDBOX_LIFETIME).listen()
-        app.extensions["bakrypt_sandbox"] = sandbox
+        app.extensions["bakrypt_sandbox"] = sandbox = _start_sandbox()
         app.config["BAKRYPT_URL"] = sandbox.url
     app.config.update(CREDENTIALS)
     app.config.update(dict.fromkeys(_SECRET_FILES, ""))
@@ -181,6 +186,38 @@ def _use_sandbox(app: Flask) -> None:
         if _setting(app, name) is None:
             # The sandbox's tokens open nothing. On a real network both stay closed by default.
             app.config[name] = True
+
+
+def _start_sandbox() -> Sandbox:
+    """Start a sandbox at its usual port, or at a free one if another program has that port."""
+    sandbox = Sandbox()
+    if _is_reloader():
+        return sandbox.listen()  # the process that serves gets the usual one
+    try:
+        return sandbox.listen(_SANDBOX_PORT)
+    except OSError:
+        return sandbox.listen()
+
+
+def _is_reloader() -> bool:
+    """Return whether this process only watches the files of one that serves."""
+    return get_debug_flag() and not is_running_from_reloader()
+
+
+def _announce(settings: Settings, *, is_sandbox: bool) -> None:
+    """Under `flask run`, print the addresses that the developer of a page needs."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name != "run" or _is_reloader():
+        return
+    host, port = context.params["host"], context.params["port"]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
+    scheme = "http" if context.params["cert"] is None else "https"
+    origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    api = f"{settings.url}/v1/" + (" (the sandbox)" if is_sandbox else "")
+    click.echo(f"The page         {origin}/")
+    click.echo(f"The proxy        {origin}/auth and {origin}/bakrypt")
+    click.echo(f"bakrypt's API    {api}")
+    click.echo(f"To try it        curl -X POST {origin}/auth/exchange/")
 
 
 def _setting(app: Flask, name: str) -> object:

@@ -30,6 +30,7 @@ DEFAULT_CALLS = frozenset({"files", "assets", "transactions"})
 
 _MAX_TIMEOUT = 600
 _MAX_UPLOADS = 10_000
+_MAX_LIFETIME = 86_400  # seconds
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MIN_KEY = 32  # characters
 _MAX_PROXIES = 9
@@ -207,9 +208,18 @@ def size(value: object) -> int:
 
 def uploads(value: object) -> int:
     """Return a number of uploads at a time."""
+    return _whole(value, _MAX_UPLOADS, "a number of uploads at a time")
+
+
+def lifetime(value: object) -> int:
+    """Return the lifetime of a token of the sandbox, in seconds."""
+    return _whole(value, _MAX_LIFETIME, "a number of seconds")
+
+
+def _whole(value: object, most: int, what: str) -> int:
     text = str(value).strip()
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MAX_UPLOADS):
-        raise ValueError(f"is {value!r}: set a number of uploads at a time, 1 to {_MAX_UPLOADS}")
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= most):
+        raise ValueError(f"is {value!r}: set {what}, 1 to {most}")
     return int(text)
 
 

@@ -1,10 +1,10 @@
-"""The commands `check`, `exchange`, `token` and `sandbox`, over an account."""
+"""The commands `check`, `exchange`, `token`, `refresh` and `sandbox`, over an account."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import click
 from flask.cli import ScriptInfo
@@ -16,6 +16,7 @@ from .types import AccessToken
 State = Literal["ok", "off", "FAILED"]
 
 _COLOURS: dict[State, str] = {"ok": "green", "off": "yellow", "FAILED": "red"}
+_SECONDS = click.FloatRange(0)
 
 
 class Finding(NamedTuple):
@@ -26,37 +27,40 @@ class Finding(NamedTuple):
     text: str
 
 
-def add_commands(group: click.Group, find: Callable[[], tuple[Account, list[Finding]]]) -> None:
-    """Add the commands to a group.
+# Called when a command runs. Returns the account to work with, and what is to be said of who may
+# call.
+FindAccount = Callable[[], tuple[Account, list[Finding]]]
 
-    :param find: called when a command runs. Returns the account to work with, and what is to be
-        said of who may call.
-    """
-    group.help = "Get access tokens from bakrypt, check the settings, run the sandbox."
-    group.add_command(_sandbox)
 
-    @group.command()
-    def check() -> None:
-        """Check settings, connection and credentials. The exit code is 1 if anything is wrong."""
-        findings = list(_check(*find()))
-        for finding in findings:
-            state = click.style(f"{finding.state:<7}", _COLOURS[finding.state])
-            click.echo(f"{finding.subject:<10}{state}{finding.text}")
-        if any(finding.state == "FAILED" for finding in findings):
-            raise click.exceptions.Exit(1)
+class _Failure(click.ClickException):
+    """Ends a command with an error of ours on standard error, as text or as JSON."""
 
-    @group.command()
-    def exchange() -> None:
-        """Exchange BAKRYPT_TOKEN for an access token and print it as JSON."""
-        _print_token(find()[0].client.exchange)
+    def __init__(self, error: BakryptError, *, as_json: bool = False) -> None:
+        is_list = isinstance(error, SettingsError) and len(error.problems) > 1
+        super().__init__(f"these settings need a change:\n{error}" if is_list else str(error))
+        self._json = json.dumps(_described(error)) if as_json else None
 
-    @group.command()
-    @click.option("--username", required=True, help="A user of bakrypt.")
-    @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-    def token(username: str, password_stdin: bool) -> None:
-        """Get a user's access token and print it as JSON. Asks for the password."""
-        password = _read_password(from_stdin=password_stdin)
-        _print_token(lambda: find()[0].client.password(username, password))
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write it."""
+        if self._json is None:
+            super().show(file)
+        else:
+            click.echo(self._json, file=file, err=True)
+
+
+def _described(error: BakryptError) -> dict[str, str]:
+    """Return the `ErrorResponse` of an error, with what only the operator may see."""
+    found: dict[str, str] = {**error.response}  # type: ignore[dict-item] # TypedDict
+    more = {"detail": error.detail, "retry_after": error.retry_after}
+    return found | {name: value for name, value in more.items() if value}
+
+
+@contextmanager
+def _failing(*, as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except BakryptError as error:
+        raise _Failure(error, as_json=as_json) from error
 
 
 @contextmanager
@@ -68,10 +72,93 @@ def settings_error_explained() -> Iterator[None]:
         context = click.get_current_context(silent=True)
         if context is None or context.find_object(ScriptInfo) is None:
             raise
-        raise click.ClickException(f"these settings need a change:\n{error.description}") from error
+        raise _Failure(error) from error
 
 
-_SECONDS = click.FloatRange(0)
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one line of JSON, for errors too."
+)
+
+
+def add_commands(group: click.Group, find: FindAccount) -> None:
+    """Add the commands to a group.
+
+    :param find: called when a command runs. Returns the account to work with, and what is to be
+        said of who may call.
+    """
+    group.help = "Get access tokens from bakrypt, check the settings, run the sandbox."
+    for add in (_add_check, _add_exchange, _add_token, _add_refresh):
+        add(group, find)
+    group.add_command(_sandbox)
+
+
+def _add_check(group: click.Group, find: FindAccount) -> None:
+    @group.command()
+    @_json_option
+    def check(*, as_json: bool) -> None:
+        """Check settings, connection and credentials. The exit code is 1 if anything is wrong."""
+        with _failing(as_json=as_json):
+            findings = list(_check(*find()))
+        if as_json:
+            click.echo(json.dumps([finding._asdict() for finding in findings]))
+        for finding in [] if as_json else findings:
+            state = click.style(f"{finding.state:<7}", _COLOURS[finding.state])
+            click.echo(f"{finding.subject:<10}{state}{finding.text}")
+        if any(finding.state == "FAILED" for finding in findings):
+            raise click.exceptions.Exit(1)
+
+
+def _add_exchange(group: click.Group, find: FindAccount) -> None:
+    @group.command()
+    @_json_option
+    def exchange(*, as_json: bool) -> None:
+        """Exchange BAKRYPT_TOKEN for an access token and print it as JSON."""
+        with _failing(as_json=as_json):
+            _print_token(find()[0].client.exchange(), as_json=as_json)
+
+
+def _add_token(group: click.Group, find: FindAccount) -> None:
+    @group.command()
+    @click.option("--username", required=True, help="A user of bakrypt.")
+    @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+    @_json_option
+    def token(username: str, *, password_stdin: bool, as_json: bool) -> None:
+        """Get a user's access token and print it as JSON. Asks for the password."""
+        password = _read_secret("password", "--password-stdin", from_stdin=password_stdin)
+        with _failing(as_json=as_json):
+            _print_token(find()[0].client.password(username, password), as_json=as_json)
+
+
+def _add_refresh(group: click.Group, find: FindAccount) -> None:
+    @group.command()
+    @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
+    @_json_option
+    def refresh(*, token_stdin: bool, as_json: bool) -> None:
+        """Trade a refresh token for a new access token and print it as JSON. Asks for it."""
+        token = _read_secret("refresh token", "--token-stdin", from_stdin=token_stdin)
+        with _failing(as_json=as_json):
+            _print_token(find()[0].client.refresh(token), as_json=as_json)
+
+
+def _read_secret(name: str, option: str, *, from_stdin: bool) -> str:
+    """Read a secret from the terminal, or the first line of standard input.
+
+    :param name: what to ask for.
+    :param option: what to use where there is no terminal.
+    """
+    if from_stdin:
+        secret = sys.stdin.readline().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        secret = str(click.prompt(name.capitalize(), hide_input=True, err=True))
+    else:
+        raise click.UsageError(f"there is no terminal to ask for the {name}: use {option}")
+    if not secret:
+        raise click.ClickException(f"the {name} is empty")
+    return secret
+
+
+def _print_token(token: AccessToken, *, as_json: bool) -> None:
+    click.echo(json.dumps(token, indent=None if as_json else 2))
 
 
 @click.command("sandbox")
@@ -98,8 +185,15 @@ _SECONDS = click.FloatRange(0)
     type=click.IntRange(0),
     help="Answer everything with 429 and this Retry-After, in s.",
 )
-def _sandbox(
-    port: int, expires_in: int, delay: float, fail: int | None, throttle: int | None
+@click.option("--json", "as_json", is_flag=True, help="Print the settings as one line of JSON.")
+def _sandbox(  # noqa: PLR0913 - one for each option
+    *,
+    port: int,
+    expires_in: int,
+    delay: float,
+    fail: int | None,
+    throttle: int | None,
+    as_json: bool,
 ) -> None:
     """Run a stand-in for bakrypt on this machine, with made-up users and worthless tokens."""
     try:
@@ -110,30 +204,24 @@ def _sandbox(
         ) from error
     server = Sandbox(expires_in=expires_in, quiet=False)
     server.delay, server.fail, server.throttle = delay, fail, throttle
-    with server.listen(port):
-        click.echo(f"The sandbox listens on {server.url} (CTRL+C ends it). To use it:\n")
-        for name, value in server.environ.items():
-            click.echo(f"export {name}={value}")
-        click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in USERS.items()))
+    try:
+        server.listen(port)
+    except OSError as error:
+        raise click.ClickException(f"port {port} cannot be used: {error.strerror}") from error
+    with server:
+        if as_json:
+            click.echo(json.dumps({"environ": server.environ, "users": USERS}))
+        else:
+            _print_environ(server.url, server.environ, USERS)
         with suppress(KeyboardInterrupt):
             server.wait()
 
 
-def _read_password(*, from_stdin: bool) -> str:
-    if from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-    else:
-        password = str(click.prompt("Password", hide_input=True, err=True))
-    if not password:
-        raise click.ClickException("the password is empty")
-    return password
-
-
-def _print_token(grant: Callable[[], AccessToken]) -> None:
-    try:
-        click.echo(json.dumps(grant(), indent=2))
-    except BakryptError as error:
-        raise click.ClickException(error.explain()) from error
+def _print_environ(url: str, environ: dict[str, str], users: dict[str, str]) -> None:
+    click.echo(f"The sandbox listens on {url} (CTRL+C ends it). To use it:\n")
+    for name, value in environ.items():
+        click.echo(f"export {name}={value}")
+    click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in users.items()))
 
 
 def _check(account: Account, access: list[Finding]) -> Iterator[Finding]:
@@ -176,7 +264,7 @@ def _upstream_finding(errors: list[BakryptError | None]) -> Finding:
         return Finding("upstream", "FAILED", "not asked: set BAKRYPT_TOKEN or BAKRYPT_CLIENT_ID")
     for error in errors:
         if isinstance(error, UpstreamFailedError):
-            return Finding("upstream", "FAILED", error.explain())
+            return Finding("upstream", "FAILED", str(error))
     return Finding("upstream", "ok", "it answers")
 
 
@@ -187,4 +275,4 @@ def _credentials_finding(subject: str, success: str, error: BakryptError | None)
         return Finding(subject, "off", str(error))
     if isinstance(error, UpstreamFailedError):
         return Finding(subject, "FAILED", "unknown: upstream did not say")
-    return Finding(subject, "FAILED", error.explain())
+    return Finding(subject, "FAILED", str(error))

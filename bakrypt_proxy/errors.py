@@ -48,7 +48,9 @@ class BakryptError(Exception):
         self.cooldown: float | None = None
 
     def __str__(self) -> str:
-        return self.error if self.description is None else f"{self.error}: {self.description}"
+        # For the log and for the person who runs the program; callers get `response`.
+        said = self.error if self.description is None else f"{self.error}: {self.description}"
+        return f"{said} ({self.detail})" if self.detail else said
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
@@ -61,10 +63,6 @@ class BakryptError(Exception):
         copy = type(self)(self.description)
         vars(copy).update(vars(self))
         return copy
-
-    def explain(self) -> str:
-        """Return everything that is known, for the log and for the operator."""
-        return f"{self} ({self.detail})" if self.detail else str(self)
 
     @property
     def response(self) -> ErrorResponse:

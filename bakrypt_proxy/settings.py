@@ -31,7 +31,8 @@ class Settings:
 
     `timeout` is in seconds and covers one whole call to bakrypt, body included; an upload may take
     longer, and waits up to `upload_timeout` seconds for the response. `max_upload` is in bytes,
-    `uploads` the number of uploads at a time in a worker. The last four are for `app.py` only.
+    `uploads` the number of uploads at a time in a worker. `sandbox_lifetime` is in seconds. The
+    last five are for `app.py` only.
 
     :raises SettingsError: with all problems together; no message shows a secret.
     """
@@ -56,6 +57,7 @@ class Settings:
     api_rate_limit: str = _row("BAKRYPT_API_RATE_LIMIT", "20 per minute", parse.rate)
     trusted_proxies: int = _row("BAKRYPT_TRUSTED_PROXIES", 0, parse.count)
     log_format: str = _row("BAKRYPT_LOG_FORMAT", "text", parse.log_format)
+    sandbox_lifetime: int = _row("BAKRYPT_SANDBOX_LIFETIME", 150, parse.lifetime)
 
     @classmethod
     def from_mapping(cls, *sources: Mapping[str, object]) -> Self:

@@ -27,17 +27,6 @@ def test_exchange_prints_json(app: Flask) -> None:
     assert result.stderr == ""
 
 
-def test_token_asks_for_the_password(app: Flask) -> None:
-    """`token` prompts on standard error and does not echo the password."""
-    result = app.test_cli_runner().invoke(
-        args=["bakrypt", "token", "--username", "alice"], input="alice-password\n"
-    )
-    assert result.exit_code == 0
-    assert json.loads(result.stdout)["token_type"] == "Bearer"
-    assert result.stderr.startswith("Password:")
-    assert "alice-password" not in result.output
-
-
 def test_token_reads_the_password_from_standard_input(app: Flask) -> None:
     """With `--password-stdin` a script can pass the password."""
     arguments = ["bakrypt", "token", "--username", "alice", "--password-stdin"]

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "bakrypt_proxy"
 
 # From the bottom up. A room imports from itself and from the rooms above its own row in this list.
 ROOMS = ["types", "errors", "settings", "telemetry", "upstream", "tokens", "account", "cli", "web"]
+ROOMS += ["__main__"]
 PRIVATE = {"_parsers": "settings"}  # a module that belongs to a room
 # These import nothing of ours: they stand in for bakrypt, for the developer of a page, for granian.
 APART = ["browser", "demo", "sandbox", "server"]

@@ -10,6 +10,7 @@ below.
 import hmac
 import ipaddress
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -83,13 +84,27 @@ class Sandbox:
         :param port: the port to listen on; 0 means any free port.
         :raises OSError: if the port is in use.
         """
-        self._server = make_server(
-            HOST, port, self._create_app(), threaded=True, request_handler=self._handler
-        )
+        # With a socket of ours: werkzeug's own ends the process if the port is in use.
+        with socket.create_server((HOST, port)) as listener:
+            self._server = make_server(
+                HOST,
+                listener.getsockname()[1],
+                self._create_app(),
+                threaded=True,
+                request_handler=self._handler,
+                fd=listener.fileno(),
+            )
         serve = partial(self._server.serve_forever, poll_interval=_POLL_INTERVAL)
         self._thread = threading.Thread(target=serve, name="bakrypt-sandbox", daemon=True)
         self._thread.start()
         return self
+
+    def revoke(self, access_token: str | None = None) -> None:
+        """Revoke an access token before it expires, as bakrypt may at any time.
+
+        :param access_token: the token; an unknown one is ignored. None revokes all.
+        """
+        self.store.revoke(access_token)
 
     def wait(self) -> None:
         """Wait until another thread closes the sandbox, or until CTRL+C."""
@@ -123,7 +138,7 @@ class Sandbox:
         """
         if self._server is None:
             raise RuntimeError("the sandbox is not listening: call listen() first")
-        return f"http://{HOST}:{self._server.server_port}"
+        return f"http://{HOST}:{self._server.port}"
 
     @property
     def environ(self) -> dict[str, str]:

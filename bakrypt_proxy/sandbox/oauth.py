@@ -94,13 +94,14 @@ class TokenStore(RequestValidator):
         issued = self._issued.get(access_token or "")
         return None if issued is None or self._clock() >= issued.expires_at else issued.username
 
-    def revoke(self, access_token: str) -> None:
+    def revoke(self, access_token: str | None = None) -> None:
         """Revoke an access token before it expires.
 
-        :param access_token: the token; an unknown one is ignored.
+        :param access_token: the token; an unknown one is ignored. None revokes all.
         """
         with self._lock:
-            self._issued.pop(access_token, None)
+            for token in list(self._issued) if access_token is None else [access_token]:
+                self._issued.pop(token, None)
 
     def validate_grant_type(self, *_: Any, **__: Any) -> bool:
         """Return True: the only client may use both grants."""

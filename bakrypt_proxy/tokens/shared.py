@@ -414,7 +414,7 @@ def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -
     notify(shared_token_renewed, network=network, outcome=word)
     if error is not None and left is not None:
         message = "the shared token, with %d s left, was not renewed: %s"
-        _logger.warning(message, max(0, left), error.explain())
+        _logger.warning(message, max(0, left), error)
 
 
 def _too_late() -> UpstreamFailedError:

@@ -184,9 +184,9 @@ class _ResponseReader:
         self._head_only = head_only
         self._start = b""
         self._status = 0  # until the head is complete
-        self._values = Masked[dict[str, list[str]]]({})
-        self._headers = Masked[dict[str, str]]({})
-        self._body = Masked[list[bytes]]([])
+        self._values: Masked[dict[str, list[str]]] = Masked({})
+        self._headers: Masked[dict[str, str]] = Masked({})
+        self._body: Masked[list[bytes]] = Masked([])
         self._size = 0  # bytes of body
         self._fault = ""
         self._ends_with_connection = False

@@ -25,15 +25,24 @@ from ..upstream.relay import ApiRequest
 from . import documents
 from .access import API, Authorize
 from .assets import made_transactions, read_assets
-from .contract import View, add_route, endpoint_of, json_response, keep_contract, request_id
+from .contract import (
+    View,
+    add_catch_all,
+    add_route,
+    endpoint_of,
+    json_response,
+    keep_contract,
+    request_id,
+    unknown_path,
+)
 from .receipts import Visitor
 from .registration import (
     Api,
     Options,
     Registration,
-    current_registration,
     find_for_commands,
     register,
+    registration_of,
 )
 from .uploads import MAX_REPEATED, check_length, parts
 
@@ -89,12 +98,16 @@ def create_api_blueprint(
     """
     blueprint = Blueprint(name, "bakrypt_proxy", url_prefix="/bakrypt")
     keep_contract(blueprint)
+    for path in ("/v1/files/", "/v1/assets/"):
+        blueprint.add_url_rule(path, "lists", lists, strict_slashes=False, merge_slashes=False)
     for call in CALLS:
         add_route(blueprint, call.path, _create_view(call), call.method, head=False)
     add_route(blueprint, "/receipts/", receipts, "GET", head=False)
     add_route(blueprint, "/passthrough.js", passthrough, "GET")
     add_route(blueprint, "/openapi.json", openapi, "GET")
+    add_catch_all(blueprint, "/v1/<path:path>", "unknown")
     names = [*(call.name for call in CALLS), "receipts", "passthrough", "openapi"]
+    names += ["lists", "unknown"]
     options = Options(settings, client, authorize, API, visitor)
 
     def set_up(state: BlueprintSetupState) -> None:
@@ -103,6 +116,11 @@ def create_api_blueprint(
     blueprint.record(set_up)
     add_commands(blueprint.cli, lambda: find_for_commands(blueprint))
     return blueprint
+
+
+def lists() -> Response:
+    """`GET /bakrypt/v1/files/` and the like: everybody's, and so nobody's."""
+    raise unknown_path()
 
 
 def receipts() -> Response:
@@ -117,7 +135,7 @@ def passthrough() -> Response:
 
     The network is filled in here: an attribute in the page could contradict the settings.
     """
-    url = current_registration().settings.url
+    url = registration_of(request).settings.url
     urls = [url] if url in NETWORKS.values() else NETWORKS.values()
     hosts = " ".join(urlsplit(url).netloc for url in urls)
     return documents.script("passthrough.js", {"BAKRYPT_HOSTS": hosts})
@@ -149,7 +167,7 @@ def _create_view(call: Call) -> View:
 
 def _let_in() -> tuple[Registration, Api]:
     """Check the page, the app's `authorize` and what no call has. GETs are checked, too."""
-    registration = current_registration()
+    registration = registration_of(request)
     api = registration.api
     registration.access.check_origin(request)
     api.receipts.check_cookies(request)

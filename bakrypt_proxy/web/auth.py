@@ -2,7 +2,7 @@
 
 import json
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -14,7 +14,13 @@ from . import documents
 from .access import EXCHANGE, Authorize
 from .contract import View, add_route, endpoint_of, json_response, keep_contract
 from .parameters import keep_form, read_parameters
-from .registration import Options, current_registration, find_for_commands, register
+from .registration import (
+    Options,
+    current_request,
+    find_for_commands,
+    register,
+    registration_of,
+)
 
 
 def create_blueprint(
@@ -48,17 +54,17 @@ def create_blueprint(
         register(state.app, blueprint, endpoints, options)
 
     blueprint.record(set_up)
-    # Before the app's own hooks, which may read the form.
-    blueprint.url_value_preprocessor(lambda _endpoint, _arguments: keep_form(request))
+    blueprint.url_value_preprocessor(_keep_form)  # before the app's own hooks
     add_commands(blueprint.cli, lambda: find_for_commands(blueprint))
     return blueprint
 
 
 def exchange() -> Response:
     """`POST /auth/exchange/`: the account's access token, for those whom the app lets in."""
-    registration = current_registration()
-    registration.access.check_caller(request)
-    parameters, account = read_parameters(request), registration.account
+    current = current_request()
+    registration = registration_of(current)
+    registration.access.check_caller(current)
+    parameters, account = read_parameters(current), registration.account
     # Not kept in a variable: a crash reporter collects the local variables of each frame.
     if registration.settings.share_token:
         return json_response(account.shared_token.get_json(parameters.get("rejected_token")))
@@ -68,8 +74,8 @@ def exchange() -> Response:
 
 def token() -> Response:
     """`POST /auth/token/`: a user's access token, by password or by refresh token."""
-    client = current_registration().account.client
-    parameters = read_parameters(request)
+    current = current_request()
+    client, parameters = registration_of(current).account.client, read_parameters(current)
     match parameters.get("grant_type"):
         case None | "password":
             access_token = client.password(
@@ -98,6 +104,11 @@ def script() -> Response:
     return documents.script("bakrypt.js")
 
 
+def _keep_form(endpoint: str | None, _: object) -> None:
+    if endpoint is not None and endpoint.endswith(f".{token.__name__}"):
+        keep_form(current_request())
+
+
 _ROUTES: dict[str, tuple[View, str]] = {
     "/exchange/": (exchange, "POST"),
     "/token/": (token, "POST"),
@@ -112,6 +123,6 @@ def is_password_attempt() -> bool:
     A body that cannot be read counts as an attempt.
     """
     try:
-        return read_parameters(request).get("grant_type") != "refresh_token"
+        return read_parameters(current_request()).get("grant_type") != "refresh_token"
     except (InvalidRequestError, RequestEntityTooLarge):
         return True

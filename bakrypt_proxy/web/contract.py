@@ -22,9 +22,11 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from ..errors import BakryptError
+from ..errors import BakryptError, InvalidRequestError
 from ..telemetry.calls import request_id as upstream_request_id
 from ..types import ErrorResponse
+from .cors import skip
+from .json_response import JsonResponse
 from .registration import current_request, find_registration
 
 if TYPE_CHECKING:
@@ -79,6 +81,17 @@ def add_route(
     blueprint.record(lambda state: _add_other_methods(state, endpoint, head))
 
 
+def add_catch_all(blueprint: Blueprint, rule: str, endpoint: str) -> None:
+    """Answer all methods of all other paths with a 404 by the contract."""
+
+    def add(state: BlueprintSetupState) -> None:
+        state.add_url_rule(rule, endpoint, unknown_path, provide_automatic_options=False)
+        for added in state.app.url_map.iter_rules(endpoint_of(state, endpoint)):
+            added.methods = None  # as in `_add_other_methods`
+
+    blueprint.record(add)
+
+
 def endpoint_of(state: BlueprintSetupState, name: str) -> str:
     """Return the endpoint that a blueprint's route has in one registration of it."""
     return f"{state.name_prefix}.{state.name}.{name}".lstrip(".")
@@ -102,7 +115,7 @@ def _check_request() -> Response | None:
         return None  # a route that the host added to the blueprint
     upstream_request_id.set(_request_id(current.environ))
     if rule.methods is None:
-        raise MethodNotAllowed(_allowed_methods(rule.endpoint))
+        raise _refusal(rule.endpoint)
     if current.method not in _SAFE_METHODS:
         registration.access.check_origin(current)
     if current.method == "OPTIONS":
@@ -110,9 +123,16 @@ def _check_request() -> Response | None:
     return None
 
 
-def _allowed_methods(endpoint: str) -> list[str]:
+def _refusal(endpoint: str) -> Exception:
+    """Return the error for a method that no rule of an endpoint lists."""
     rules = current_app.url_map.iter_rules(endpoint)
-    return sorted({method for rule in rules for method in rule.methods or ()})
+    allowed = sorted({method for rule in rules for method in rule.methods or ()})
+    return MethodNotAllowed(allowed) if allowed else unknown_path()
+
+
+def unknown_path() -> InvalidRequestError:
+    """Return the error for a path that leads nowhere."""
+    return InvalidRequestError("there is no such path", status=404, error="not_found")
 
 
 def _finish_response(response: Response) -> Response:
@@ -122,12 +142,16 @@ def _finish_response(response: Response) -> Response:
     if registration is None:
         return response
     upstream_request_id.set(None)  # a later call of this thread does not belong to this request
+    origin = current.environ.get("HTTP_ORIGIN")
+    if origin is None and isinstance(response, JsonResponse) and response.is_untouched:
+        skip(response)
+        return response
     if response.status_code >= 400 and not _is_error_response(response):
         _render_again(response)
-    if "X-Request-ID" not in response.headers:  # it is not from `json_response`
+    if not isinstance(response, JsonResponse):
         for name, value in _common_headers(current):
             response.headers.setdefault(name, value)
-    return registration.cors.apply(response, current.environ.get("HTTP_ORIGIN"))
+    return registration.cors.apply(response, origin)
 
 
 def _is_error_response(response: Response) -> bool:
@@ -153,7 +177,7 @@ def _render_error(error: BakryptError) -> Response:
         level = logging.ERROR if error.status >= 500 else logging.WARNING
         fields = {"route": request.endpoint, "request_id": _request_id(request.environ)}
         line = " ".join(f"{name}={value}" for name, value in fields.items())
-        _logger.log(level, "%s %s", error.explain(), line, extra={"fields": fields})
+        _logger.log(level, "%s %s", error, line, extra={"fields": fields})
     headers = {} if error.retry_after is None else {"Retry-After": error.retry_after}
     return json_response(json.dumps(error.response), error.status, headers)
 
@@ -191,8 +215,10 @@ def json_response(
     text: str, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response whose body is JSON already."""
-    all_headers = [*_common_headers(current_request()), *(headers or {}).items()]
-    return Response(text, status, all_headers, content_type="application/json")
+    response = JsonResponse(text, status, _common_headers(current_request()))
+    if headers:
+        response.headers.extend(headers)
+    return response
 
 
 def _common_headers(current: Request) -> list[tuple[str, str]]:

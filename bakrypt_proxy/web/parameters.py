@@ -51,7 +51,9 @@ class Parameters:
 
         :raises InvalidRequestError: if it is not a string.
         """
-        value = Masked(self._values.reveal().get(name))
+        if name not in self._values.reveal():
+            return None
+        value = Masked(self._values.reveal()[name])
         if value.reveal() is None or value.reveal() == "":
             return None
         if not isinstance(value.reveal(), str):

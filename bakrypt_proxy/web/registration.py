@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Request, current_app, request
 from flask.sansio.app import App
@@ -137,22 +137,27 @@ def read_settings(app: App) -> Settings:
 
 def current_request() -> Request:
     """Return the request itself. Each look through Flask's proxy costs half a microsecond."""
-    current: Request = request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 - documented by werkzeug
+    current: Request = _behind(request)
     return current
+
+
+def _behind(proxy: Any) -> Any:
+    return proxy._get_current_object()  # noqa: SLF001 - documented by werkzeug
 
 
 def find_registration(current: Request) -> Registration | None:
     """Return the registration that a request belongs to; None for a route that is not ours."""
     environ = current.environ
     if _EXTENSION not in environ:
-        environ[_EXTENSION] = _state(current_app).by_endpoint.get(current.endpoint)
+        state: _State = _behind(current_app).extensions[_EXTENSION]
+        environ[_EXTENSION] = state.by_endpoint.get(current.endpoint)
     found: Registration | None = environ[_EXTENSION]
     return found
 
 
-def current_registration() -> Registration:
-    """Return the registration of the current request, in a view of ours."""
-    registration: Registration = current_request().environ[_EXTENSION]  # found before the view
+def registration_of(current: Request) -> Registration:
+    """Return the registration of a request in a view of ours: it was found before the view."""
+    registration: Registration = current.environ[_EXTENSION]
     return registration
 
 
@@ -189,7 +194,8 @@ def add_redis_probe(app: App, probe: Probe) -> None:
 
 
 def _state(app: App) -> _State:
-    if _EXTENSION not in app.extensions:
-        app.extensions[_EXTENSION] = _State()
-    state: _State = app.extensions[_EXTENSION]
+    extensions = app.extensions
+    if _EXTENSION not in extensions:
+        extensions[_EXTENSION] = _State()
+    state: _State = extensions[_EXTENSION]
     return state

@@ -189,7 +189,7 @@ class TestToken:
         page.get_by_role("button", name="Show").click()
         shown = page.locator("#access-token")
         expect(shown).to_have_text(re.compile(r"^\w{30}$"))
-        sandbox.store.revoke(shown.text_content() or "")
+        sandbox.revoke(shown.text_content() or "")
         (tmp_path / "a.txt").write_bytes(b"x")
         upload(page, tmp_path / "a.txt")
         expect(page.locator("#uploaded")).to_be_visible()
@@ -442,7 +442,7 @@ class TestWithoutToken:
     ) -> None:
         """The server asks for the file again, and the page sends it."""
         token = app.test_client().post("/auth/exchange/").get_json()["access_token"]
-        sandbox.store.revoke(token)
+        sandbox.revoke(token)
         (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
         upload(page, tmp_path / "large.bin", WITHOUT_TOKEN)
         expect(page.locator("#public-uploaded")).to_contain_text("3,000,000 bytes", timeout=30_000)

@@ -165,7 +165,7 @@ class TestTokens:
         """The page is told, and asks its user to sign in."""
         sandbox.expires_in = 2
         page.evaluate(SIGN_IN)
-        sandbox.store.revoke(page.evaluate(TOKEN))
+        sandbox.revoke(page.evaluate(TOKEN))
         page.wait_for_function("() => count('lost') === 1")
         assert owner(sandbox, page) == "login_required"
 
@@ -254,7 +254,7 @@ class TestCalls:
     def test_fetch(self, page: Page, sandbox: Sandbox) -> None:
         """With the token, and again with a new one after a 401; the body is sent both times."""
         page.evaluate(EXCHANGE)
-        sandbox.store.revoke(page.evaluate(TOKEN))
+        sandbox.revoke(page.evaluate(TOKEN))
         upload = f"""async () => {{
             const body = new FormData();
             body.append("file", new Blob(["hello"]), "a.txt");
@@ -277,7 +277,7 @@ class TestCalls:
     def test_it_is_not_sent_again_as_another_user(self, page: Page, sandbox: Sandbox) -> None:
         """Bob signs in while Alice's call is under way; the 401 is the answer to it."""
         page.evaluate(SIGN_IN)
-        sandbox.store.revoke(page.evaluate(TOKEN))
+        sandbox.revoke(page.evaluate(TOKEN))
         call = f"async () => (await session.fetch('{sandbox.url}/v1/assets/')).status"
         sandbox.delay = 0.5
         page.evaluate(f"() => {{ window.call = ({call})() }}")
@@ -291,7 +291,7 @@ class TestCalls:
         """An XMLHttpRequest or axios reports the refused token and gets another."""
         page.evaluate(EXCHANGE)
         rejected = page.evaluate(TOKEN)
-        sandbox.store.revoke(rejected)
+        sandbox.revoke(rejected)
         renew = "(rejected) => session.accessToken({ rejected })"
         renewed = page.evaluate(renew, rejected)
         assert sandbox.store.owner(renewed) == "account"

@@ -285,7 +285,7 @@ class TestInNode:
             pipe = subprocess.PIPE
             with subprocess.Popen([NODE, str(file)], stdin=pipe, stdout=pipe, text=True) as process:
                 assert process.stdout is not None
-                sandbox.store.revoke(process.stdout.readline().strip())
+                sandbox.revoke(process.stdout.readline().strip())
                 rest, _ = process.communicate("go\n", timeout=20)
         assert rest == "401\n"
         assert host.posts == {"/auth/exchange/": 1}

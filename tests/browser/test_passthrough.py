@@ -525,7 +525,7 @@ class TestRepeats:
         with opened(context, app) as page:
             page.evaluate(upload)
             token = app.test_client().post("/auth/exchange/").get_json()["access_token"]
-            sandbox.store.revoke(token)
+            sandbox.revoke(token)
             assert page.evaluate(upload)["size"] == 3_000_000
         assert sandbox.calls["/v1/files/"] == 3
         assert sandbox.calls["/auth/exchange/"] == 2

@@ -201,7 +201,7 @@ class TestUsers:
         first.evaluate(SIGN_IN)
         second.evaluate(SIGN_IN_BOB)
         token = first.evaluate(TOKEN)
-        sandbox.store.revoke(token)
+        sandbox.revoke(token)
         assert first.evaluate(REJECT, token)["error"] == "invalid_grant"
         assert owner(sandbox, first) == "login_required"
 

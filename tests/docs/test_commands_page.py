@@ -30,7 +30,7 @@ def options_of(command: click.Command) -> set[str]:
 
 def test_each_command_is_listed(app: Flask) -> None:
     """Each one that there is, and no other."""
-    listed = set(re.findall(r"^flask bakrypt (\w+)", snippets(PAGE, "sh")[0], re.MULTILINE))
+    listed = set(re.findall(r"^bakrypt (\w+)", snippets(PAGE, "sh")[0], re.MULTILINE))
     group: Any = app.cli.commands["bakrypt"]
     assert listed == set(group.commands)
 
@@ -43,7 +43,7 @@ def test_each_option_of_the_sandbox_is_listed(app: Flask) -> None:
 
 def test_each_option_of_the_other_commands_is_named(app: Flask) -> None:
     """They have few."""
-    for name in ("check", "exchange", "token"):
+    for name in ("check", "exchange", "token", "refresh"):
         assert options_of(command_of(app, name)) <= set(re.findall(r"--[\w-]+", read(PAGE)))
 
 

@@ -66,7 +66,7 @@ def test_the_statuses_are_right(status: int, path: str, arguments: dict[str, Any
         (403, "POST", "files", {"headers": {"Sec-Fetch-Site": "cross-site"}}),
         (403, "POST", f"transactions/{NOBODYS}/mint", {}),
         (404, "GET", f"transactions/{NOBODYS}", {}),
-        (405, "GET", "assets", {}),
+        (405, "PUT", "assets", {}),
         (411, "POST", "files", {"headers": {"Transfer-Encoding": "chunked"}}),
         (413, "POST", "files", {"data": b"x" * 2_000}),
         (413, "POST", "assets", {"data": b" " * 2_000_000, "content_type": "application/json"}),

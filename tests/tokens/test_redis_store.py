@@ -385,7 +385,7 @@ def test_a_dead_token_reported_all_over_the_fleet(
         # All start at once: the reports are to come within five seconds.
         *workers, late_one, sooner_one = [stack.enter_context(Worker(environ)) for _ in range(5)]
         (dead,) = {worker.ask()["access_token"] for worker in workers}
-        sandbox.store.revoke(dead)
+        sandbox.revoke(dead)
         sandbox.delay = 0.2
         with ThreadPoolExecutor() as pool:
             replies = list(pool.map(lambda worker: worker.ask(dead), workers))

@@ -313,7 +313,7 @@ def test_fifty_tabs_report_the_same_dead_token(sandbox: Sandbox) -> None:
     app = create_app(sandbox.environ)
     client = app.test_client()
     dead = client.post("/auth/exchange/").get_json()["access_token"]
-    sandbox.store.revoke(dead)
+    sandbox.revoke(dead)
     sandbox.delay = 0.1
     replies = at_once(
         50, lambda: app.test_client().post("/auth/exchange/", json={"rejected_token": dead})

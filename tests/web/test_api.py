@@ -287,7 +287,11 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/bakrypt/v1/transactions/", 404),
     ("GET", "/bakrypt/v1/", 404),
     ("GET", "/bakrypt/v1/users/", 404),
-    ("GET", "/bakrypt/v1/assets/", 405),
+    ("GET", "/bakrypt/v1/assets/", 404),
+    ("GET", "/bakrypt/v1/files", 404),
+    ("POST", "/bakrypt/v1/transactions/", 404),
+    ("BREW", "/bakrypt/v1/users/", 404),
+    ("PUT", "/bakrypt/v1/assets/", 405),
     ("HEAD", f"/bakrypt/v1/transactions/{TRANSACTION}/", 405),
     ("DELETE", f"/bakrypt/v1/transactions/{TRANSACTION}/", 405),
     ("HEAD", "/bakrypt/receipts/", 405),
@@ -313,8 +317,11 @@ def test_what_is_not_on_the_list(
 ) -> None:
     """Nothing of it reaches bakrypt, also for the maker of the transaction."""
     make(client)
-    assert client.open(path, method=method).status_code == status
+    response = client.open(path, method=method)
+    assert response.status_code == status
     assert len(api.calls) == 1
+    if status == 404 and path.startswith("/bakrypt/v1/") and path != "/bakrypt/v1/":
+        assert_error(response, 404, "not_found", "there is no such path")
 
 
 @pytest.mark.parametrize("spelling", [TRANSACTION.upper(), TRANSACTION])

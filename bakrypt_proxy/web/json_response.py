@@ -1,0 +1,45 @@
+"""A JSON response that werkzeug does not check: the one shortcut past the frameworks.
+
+werkzeug looks at each header for its type and for line breaks, when a response is created and once
+more when it is sent. For a shared exchange this takes a fifth of the time between them.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class _ValidHeaders(Headers):
+    """Headers that are known to be valid."""
+
+    def __init__(self, headers: Iterable[tuple[str, str]]) -> None:
+        super().__init__()
+        self._list = [*headers]
+
+
+class JsonResponse(Response):
+    """A response whose body is JSON already.
+
+    :param text: the JSON.
+    :param headers: besides those of the content; valid ones, without line breaks.
+    """
+
+    def __init__(self, text: str, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        body = text.encode()
+        content = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        super().__init__([body], status, _ValidHeaders([*content, *headers]))
+        self._count = len(self.headers)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has added or removed a header, or changed the status."""
+        return len(self.headers) == self._count and self._status_code == 200
+
+    def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
+        """Return the headers to send; as they are, unless somebody has added one."""
+        return self.headers if self.is_untouched else super().get_wsgi_headers(environ)
