@@ -230,10 +230,12 @@ class Contestants:
 def _environ() -> dict[str, str]:
     """Return the environment for a server.
 
-    The caller's settings and proxies are removed; the package is imported from this clone.
+    The caller's settings and proxies are removed, and what keeps Python from its bytecode caches;
+    the package is imported from this clone.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BAKRYPT_")}
     kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE)))}
 
 
