@@ -11,12 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from api_scenarios import API_SCENARIOS
 from contestants import HERE, PACKAGES, Contestants, install_express, program
 from disturbance import Disturbance
 from picture import picture
 from production import THREADS, WORKERS
 from report import Finding, document, find, machine, median_table, ratio_table, versions
 from scenarios import SCENARIOS, Bench, Round, Scenario
+
+ALL = SCENARIOS | API_SCENARIOS
 
 
 def read_arguments() -> argparse.Namespace:
@@ -25,7 +28,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="whole seconds of one measurement")
     parser.add_argument(
-        "--only", choices=SCENARIOS, help="one scenario; may be repeated", action="append"
+        "--only", choices=ALL, help="one scenario; may be repeated", action="append"
     )
     parser.add_argument(
         "--threads", type=int, default=THREADS, help="threads of each of our workers"
@@ -42,7 +45,7 @@ def measure(
     """Run the scenarios and print the medians of each when it ends."""
     results = {}
     for name in names:
-        scenario = SCENARIOS[name]
+        scenario = ALL[name]
         print(f"\n{scenario.title}\n", flush=True)
         disturbance.sample()
         results[name] = scenario, scenario.run(bench)
@@ -62,7 +65,7 @@ def main() -> int:
         bench = Bench(
             Contestants(Path(directory), arguments.threads), arguments.rounds, arguments.seconds
         )
-        results = measure(bench, arguments.only or list(SCENARIOS), disturbance)
+        results = measure(bench, arguments.only or list(ALL), disturbance)
     findings: list[Finding] = [found for result in results.values() for found in find(*result)]
     print(f"\n{ratio_table(findings)}\n\n{': '.join(disturbance.row())}")
     server = f"bakrypt_proxy.server with {WORKERS} workers of {arguments.threads} threads"

@@ -33,6 +33,19 @@ TOKEN = {
     "scope": "read write",
 }
 UPSTREAM_RESPONSE = json.dumps(TOKEN | {"refresh_token": "r" * 30})
+# What bakrypt's API says of a transaction.
+TRANSACTION_ID = "5f0b7c0e-8f5c-4a2e-9d50-0b2f6a1c7d11"
+TRANSACTION = json.dumps(
+    {
+        "uuid": TRANSACTION_ID,
+        "status": "waiting",
+        "type": "mint",
+        "network": "testnet",
+        "cost": "2.5",
+        "deposit_address": "addr_test1" + "q" * 98,
+        "created_on": "2026-01-01T00:00:00Z",
+    }
+)
 # As long as the response of our exchange.
 EXCHANGE_RESPONSE = json.dumps(TOKEN, separators=(",", ":")) + "\n"
 
@@ -64,6 +77,8 @@ _INSTANT = """
     server {{
         listen 127.0.0.1:{port} backlog=1024;
         location /auth/ {{ return 200 '{response}'; }}
+        location /v1/ {{ return 200 '{transaction}'; }}
+        location /v1/assets/ {{ return 201 '[{{"transaction": {transaction}}}]'; }}
     }}
 """
 _FORWARDING = """
@@ -75,6 +90,12 @@ _FORWARDING = """
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Authorization "Token benchmark-token";
+        }}
+        location /v1/ {{
+            proxy_pass http://bakrypt;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Authorization "Bearer benchmark-token";
         }}
     }}
 """
@@ -148,7 +169,7 @@ class Contestants:
     def instant_upstream(self) -> AbstractContextManager[Server]:
         """Run nginx with a constant response, which costs almost no processor time."""
         port = _free_port()
-        http = _INSTANT.format(port=port, response=UPSTREAM_RESPONSE)
+        http = _INSTANT.format(port=port, response=UPSTREAM_RESPONSE, transaction=TRANSACTION)
         return self._nginx("instant upstream", port, 1, http)
 
     def slow_upstream(self) -> AbstractContextManager[Server]:
@@ -156,6 +177,12 @@ class Contestants:
         port = _free_port()
         start = [sys.executable, str(HERE / "slow_upstream.py"), str(port), str(DELAY)]
         return self._running("slow upstream", start, port, {"RESPONSE": UPSTREAM_RESPONSE})
+
+    def limited_upstream(self, rate: float) -> AbstractContextManager[Server]:
+        """Run an upstream that takes uploads at a limited rate, in MB/s."""
+        port = _free_port()
+        start = [sys.executable, str(HERE / "limited_upstream.py"), str(port), str(rate)]
+        return self._running("limited upstream", start, port, {"RESPONSE": UPSTREAM_RESPONSE})
 
     def proxy_pass(self, upstream: Server) -> AbstractContextManager[Server]:
         """Run nginx in two processes; it forwards each request with the header added."""
@@ -167,7 +194,8 @@ class Contestants:
         """Run our blueprint on its production server."""
         port = _free_port()
         start = command("ours:create_app", port, threads=self._threads)
-        return self._running("ours", start, port, {"BAKRYPT_URL": upstream.url, **_SECRETS})
+        environ = {"BAKRYPT_URL": upstream.url, "BAKRYPT_MAX_UPLOAD": "1 GiB", **_SECRETS}
+        return self._running("ours", start, port, environ)
 
     def bare(self) -> AbstractContextManager[Server]:
         """Run a bare Flask view on the same server."""

@@ -30,8 +30,10 @@ each round. The table shows the median of the rounds, the smallest and the large
 - The bare Flask view ([bare.py](bare.py)) returns a constant as long as the response of an
   exchange. It runs on the same server as ours,
   [bakrypt_proxy.server](../bakrypt_proxy/server/__main__.py), which pins each worker to a
-  processor. Node and nginx run as they start by default. [PROFILE.md](PROFILE.md) also has a
-  figure for Express with pinned workers.
+  processor. Calls to the API send a receipt to ours, which checks it and reads bakrypt's response;
+  Express, with http-proxy-middleware, and nginx add a token and pass on what comes. Node and nginx
+  run as they start by default. [PROFILE.md](PROFILE.md) also has a figure for Express with pinned
+  workers.
 - Memory is the proportional set size (PSS): a page that N processes share counts 1/N in each.
 """
 
@@ -134,7 +136,7 @@ def versions() -> list[tuple[str, str]]:
         (name, _reported_version(program(name), flag))
         for name, flag in (("node", "-v"), ("nginx", "-v"), ("wrk", "-v"))
     ]
-    for name in ("express", "axios"):
+    for name in ("express", "axios", "http-proxy-middleware"):
         package = json.loads((EXPRESS / "node_modules" / name / "package.json").read_text())
         found.append((name, package["version"]))
     return found

@@ -224,7 +224,7 @@ class Scenario:
     goals: Sequence[Goal]
 
 
-def _of(figure: str, one: str, other: str) -> Ratio:
+def ratio_of(figure: str, one: str, other: str) -> Ratio:
     """Return a function that divides a figure of one server by that of another."""
     return lambda figures: figures[one][figure] / figures[other][figure]
 
@@ -246,13 +246,13 @@ SCENARIOS = {
             Goal(
                 "exchange, shared, against the Express cluster",
                 "exchange / Express",
-                _of(RATE, OURS, CLUSTER),
+                ratio_of(RATE, OURS, CLUSTER),
                 10,
             ),
             Goal(
                 "exchange, shared, against the bare Flask view",
                 "exchange / bare Flask",
-                _of(RATE, OURS, BARE),
+                ratio_of(RATE, OURS, BARE),
                 0.9,
             ),
         ),
@@ -264,7 +264,7 @@ SCENARIOS = {
             Goal(
                 "token, instant upstream, 32 connections, against the Express cluster",
                 "token / Express",
-                _of(RATE, OURS, CLUSTER),
+                ratio_of(RATE, OURS, CLUSTER),
                 1.5,
             ),
         ),
@@ -276,13 +276,13 @@ SCENARIOS = {
             Goal(
                 "token, 500 ms upstream, 500 connections, against the Express cluster",
                 "slow token / Express",
-                _of(RATE, OURS, CLUSTER),
+                ratio_of(RATE, OURS, CLUSTER),
                 1.0,
             ),
             Goal(
                 "the same, its 99th percentile",
                 "slow token, p99",
-                _of(P99, OURS, CLUSTER),
+                ratio_of(P99, OURS, CLUSTER),
                 1.0,
                 at_least=False,
             ),
@@ -308,7 +308,7 @@ SCENARIOS = {
             Goal(
                 "memory of two workers after the run against two Express processes",
                 "memory",
-                _of(WORKERS, OURS, CLUSTER),
+                ratio_of(WORKERS, OURS, CLUSTER),
                 0.6,
                 at_least=False,
             ),
@@ -321,7 +321,7 @@ SCENARIOS = {
             Goal(
                 "`import bakrypt_proxy` beyond `import flask, requests`",
                 "import time",
-                _of(IMPORT, PACKAGE, LIBRARIES),
+                ratio_of(IMPORT, PACKAGE, LIBRARIES),
                 0.15,
                 at_least=False,
             ),

@@ -1,10 +1,11 @@
--- wrk sends the same POST again and again and prints its measurements as one line of JSON.
--- Arguments: the body and its content type.
+-- wrk sends the same request again and again and prints its measurements as one line of JSON.
+-- Arguments: the method, the body, its content type and the cookies; the last three may be empty.
 
 function init(args)
-  wrk.method = "POST"
-  wrk.body = args[1] ~= "" and args[1] or nil
-  wrk.headers["Content-Type"] = args[2]
+  wrk.method = args[1]
+  wrk.body = args[2] ~= "" and args[2] or nil
+  if args[3] ~= "" then wrk.headers["Content-Type"] = args[3] end
+  if args[4] ~= "" then wrk.headers["Cookie"] = args[4] end
 end
 
 function done(summary, latency, requests)

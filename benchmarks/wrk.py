@@ -13,14 +13,16 @@ _TIMEOUT = 20  # seconds for one response; a slower one counts as an error
 
 @dataclass(frozen=True)
 class Request:
-    """A POST request to measure."""
+    """A request to measure."""
 
     path: str
-    body: str
+    body: str = ""
     content_type: str = "application/json"
+    method: str = "POST"
+    cookies: str = ""
 
 
-EXCHANGE = Request("/auth/exchange/", "")
+EXCHANGE = Request("/auth/exchange/")
 TOKEN = Request("/auth/token/", '{"username":"alice","password":"alice-password"}')
 TOKEN_FORM = Request(
     "/auth/token/",
@@ -50,7 +52,8 @@ def measure(server: Server, request: Request, *, connections: int, seconds: int)
     """
     command = [program("wrk"), "--latency", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{_TIMEOUT}s", "--script", str(_SCRIPT)]
-    command += [server.url + request.path, "--", request.body, request.content_type]
+    command += [server.url + request.path, "--", request.method, request.body]
+    command += [request.content_type, request.cookies]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=seconds + 2 * _TIMEOUT
     )

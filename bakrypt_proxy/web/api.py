@@ -98,8 +98,10 @@ def create_api_blueprint(
     """
     blueprint = Blueprint(name, "bakrypt_proxy", url_prefix="/bakrypt")
     keep_contract(blueprint)
-    for path in ("/v1/files/", "/v1/assets/"):
-        blueprint.add_url_rule(path, "lists", lists, strict_slashes=False, merge_slashes=False)
+    for path in ("/v1/files/", "/v1/assets/"):  # bakrypt's lists of what everybody made
+        blueprint.add_url_rule(
+            path, "lists", unknown_path, strict_slashes=False, merge_slashes=False
+        )
     for call in CALLS:
         add_route(blueprint, call.path, _create_view(call), call.method, head=False)
     add_route(blueprint, "/receipts/", receipts, "GET", head=False)
@@ -116,11 +118,6 @@ def create_api_blueprint(
     blueprint.record(set_up)
     add_commands(blueprint.cli, lambda: find_for_commands(blueprint))
     return blueprint
-
-
-def lists() -> Response:
-    """`GET /bakrypt/v1/files/` and the like: everybody's, and so nobody's."""
-    raise unknown_path()
 
 
 def receipts() -> Response:

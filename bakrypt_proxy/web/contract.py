@@ -9,7 +9,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from flask import Blueprint, Request, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
@@ -115,7 +115,7 @@ def _check_request() -> Response | None:
         return None  # a route that the host added to the blueprint
     upstream_request_id.set(_request_id(current.environ))
     if rule.methods is None:
-        raise _refusal(rule.endpoint)
+        _refuse_method(rule.endpoint)
     if current.method not in _SAFE_METHODS:
         registration.access.check_origin(current)
     if current.method == "OPTIONS":
@@ -123,16 +123,20 @@ def _check_request() -> Response | None:
     return None
 
 
-def _refusal(endpoint: str) -> Exception:
-    """Return the error for a method that no rule of an endpoint lists."""
+def _refuse_method(endpoint: str) -> NoReturn:
     rules = current_app.url_map.iter_rules(endpoint)
     allowed = sorted({method for rule in rules for method in rule.methods or ()})
-    return MethodNotAllowed(allowed) if allowed else unknown_path()
+    if not allowed:
+        unknown_path()
+    raise MethodNotAllowed(allowed)
 
 
-def unknown_path() -> InvalidRequestError:
-    """Return the error for a path that leads nowhere."""
-    return InvalidRequestError("there is no such path", status=404, error="not_found")
+def unknown_path(**_: str) -> NoReturn:
+    """Answer for a path that leads nowhere.
+
+    :raises InvalidRequestError: always, with status 404.
+    """
+    raise InvalidRequestError("there is no such path", status=404, error="not_found")
 
 
 def _finish_response(response: Response) -> Response:

@@ -1,17 +1,20 @@
 // The two handlers of bakrypt's documentation, on Express 5 and axios. They behave as documented.
 // Two things are our choice: the routes, because the documentation registers whole URLs, and
-// keep-alive connections, so that the comparison is fair to Node. PROCESSES=2 starts a cluster.
+// keep-alive connections, so that the comparison is fair to Node. /v1/ leads to bakrypt's API with
+// http-proxy-middleware, which adds a token. PROCESSES=2 starts a cluster.
 import cluster from "node:cluster";
 import http from "node:http";
 import axios from "axios";
 import express from "express";
+import { createProxyMiddleware } from "http-proxy-middleware";
 
 const { UPSTREAM, PORT, PROCESSES = "1" } = process.env;
 const authToken = "benchmark-token";
 const clientId = "benchmark-client";
 const clientSecret = "benchmark-secret";
 
-axios.defaults.httpAgent = new http.Agent({ keepAlive: true });
+const agent = new http.Agent({ keepAlive: true });
+axios.defaults.httpAgent = agent;
 
 function fail(res, error) {
   console.error(error);
@@ -20,6 +23,8 @@ function fail(res, error) {
 
 function serve() {
   const app = express();
+  const headers = { Authorization: `Bearer ${authToken}` };
+  app.use("/v1", createProxyMiddleware({ target: `${UPSTREAM}/v1`, agent, headers }));
   app.use(express.json());
 
   app.post("/auth/exchange/", async (req, res) => {

@@ -86,7 +86,12 @@ def test_the_reloader_prints_it_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "host"), [("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("localhost", "localhost")]
+    ("option", "host"),
+    [
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104 - the address is what is tested
+        ("::1", "[::1]"),
+        ("localhost", "localhost"),
+    ],
 )
 def test_the_host_is_one_that_works(option: str, host: str) -> None:
     """Not the address that only listens."""
