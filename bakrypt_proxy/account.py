@@ -52,6 +52,17 @@ class Account:
         """Note that bakrypt took a token in a call of ours."""
         self._worked = token
 
+    @property
+    def has_token(self) -> bool:
+        """Whether the secret of exchange is set."""
+        return self.client.settings.token is not None
+
+    @property
+    def has_client(self) -> bool:
+        """Whether the OAuth client is set."""
+        settings = self.client.settings
+        return settings.client_id is not None and settings.client_secret is not None
+
     def serves(self, settings: Settings, client: BakryptClient | None) -> bool:
         """Return whether a blueprint with these settings and this client can use this account."""
         if client is not self._given_client:
@@ -65,7 +76,7 @@ class Account:
     def problems(self) -> list[str]:
         """Return what is missing: credentials, or a usable Redis. Bakrypt is not asked."""
         found = []
-        if self.settings.token is None and self.settings.client_secret is None:
+        if not (self.has_token or self.has_client):
             found.append("no credentials are set")
         if (problem := self.redis_problem()) is not None:
             found.append(f"Redis cannot be used: {problem}")

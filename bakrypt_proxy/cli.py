@@ -16,6 +16,7 @@ from .types import AccessToken
 State = Literal["ok", "off", "FAILED"]
 
 _COLOURS: dict[State, str] = {"ok": "green", "off": "yellow", "FAILED": "red"}
+_NO_ANSWER = (UpstreamFailedError, SettingsError)  # the latter: a proxy that cannot be used
 _SECONDS = click.FloatRange(0)
 
 
@@ -224,6 +225,15 @@ def _print_environ(url: str, environ: dict[str, str], users: dict[str, str]) -> 
     click.echo("\nIts users: " + ", ".join(f"{name} / {word}" for name, word in users.items()))
 
 
+class _Tried(NamedTuple):
+    """A grant that `check` has tried, and the error that it met."""
+
+    name: str
+    credentials: str
+    is_set_up: bool
+    error: BakryptError | None
+
+
 def _check(account: Account, access: list[Finding]) -> Iterator[Finding]:
     settings, client = account.settings, account.client
     where = f"{settings.network} ({settings.url}), timeout {settings.timeout:g} s"
@@ -235,11 +245,17 @@ def _check(account: Account, access: list[Finding]) -> Iterator[Finding]:
     token_error = _attempt(lambda: client.refresh("flask-bakrypt-check"))
     if isinstance(token_error, UpstreamRefusedError) and token_error.error == "invalid_grant":
         token_error = None
-    yield _upstream_finding([exchange_error, token_error])
-    yield _credentials_finding("exchange", "BAKRYPT_TOKEN is accepted", exchange_error)
-    yield _credentials_finding(
-        "token", "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are accepted", token_error
-    )
+    grants = [
+        _Tried("exchange", "BAKRYPT_TOKEN is", account.has_token, exchange_error),
+        _Tried(
+            "token",
+            "BAKRYPT_CLIENT_ID and BAKRYPT_CLIENT_SECRET are",
+            account.has_client,
+            token_error,
+        ),
+    ]
+    yield _upstream_finding([grant.error for grant in grants if grant.is_set_up])
+    yield from map(_credentials_finding, grants)
 
 
 def _attempt(grant: Callable[[], object]) -> BakryptError | None:
@@ -260,19 +276,21 @@ def _redis_finding(account: Account) -> Finding:
 
 
 def _upstream_finding(errors: list[BakryptError | None]) -> Finding:
-    if all(isinstance(error, SettingsError) for error in errors):
+    """Say whether bakrypt answers; `errors` are those of the grants that are set up."""
+    if not errors:
         return Finding("upstream", "FAILED", "not asked: set BAKRYPT_TOKEN or BAKRYPT_CLIENT_ID")
     for error in errors:
-        if isinstance(error, UpstreamFailedError):
+        if isinstance(error, _NO_ANSWER):
             return Finding("upstream", "FAILED", str(error))
     return Finding("upstream", "ok", "it answers")
 
 
-def _credentials_finding(subject: str, success: str, error: BakryptError | None) -> Finding:
+def _credentials_finding(grant: _Tried) -> Finding:
+    name, error = grant.name, grant.error
     if error is None:
-        return Finding(subject, "ok", success)
-    if isinstance(error, SettingsError):
-        return Finding(subject, "off", str(error))
-    if isinstance(error, UpstreamFailedError):
-        return Finding(subject, "FAILED", "unknown: upstream did not say")
-    return Finding(subject, "FAILED", str(error))
+        return Finding(name, "ok", f"{grant.credentials} accepted")
+    if not grant.is_set_up:
+        return Finding(name, "off", str(error))
+    if isinstance(error, _NO_ANSWER):
+        return Finding(name, "FAILED", "unknown: upstream did not say")
+    return Finding(name, "FAILED", str(error))

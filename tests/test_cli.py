@@ -122,6 +122,18 @@ def test_check_without_credentials() -> None:
     assert lines["upstream"].startswith("FAILED not asked: set BAKRYPT_TOKEN")
 
 
+@pytest.mark.parametrize("proxy", ["socks5://proxy.example:1080", "http://"])
+def test_check_of_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy's setting is named; the credentials are set and nobody could try them."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    config = {"BAKRYPT_TOKEN": "t", "BAKRYPT_CLIENT_ID": "c", "BAKRYPT_CLIENT_SECRET": "s"}
+    code, lines = check(create_app(config))
+    assert code == 1
+    assert lines["upstream"].startswith("FAILED")
+    assert "HTTPS_PROXY" in lines["upstream"]
+    assert lines["exchange"] == lines["token"] == "FAILED unknown: upstream did not say"
+
+
 def test_check_of_an_unexpected_refusal(upstream: Upstream) -> None:
     """A throttled request proves nothing about the credentials, so the exit code is 1."""
     upstream.behave = replying(429, {"detail": "Slow."})

@@ -56,7 +56,7 @@ def use_sandbox(app: Flask) -> None:
     # Production does not need the sandbox extra.
     from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415
 
-    app.config.from_mapping(Sandbox(expires_in=60).listen().environ)
+    app.config.from_mapping(Sandbox(expires_in=150).listen().environ)
 
 
 def add_pages(app: Flask, users: dict[str, User], *, api_url: str) -> None:

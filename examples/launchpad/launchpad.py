@@ -61,4 +61,4 @@ def use_sandbox(app: Flask) -> None:
     # Production does not need the sandbox extra.
     from bakrypt_proxy.sandbox import Sandbox  # noqa: PLC0415
 
-    app.config.from_mapping(Sandbox(expires_in=60).listen().environ, BAKRYPT_API_PUBLIC=True)
+    app.config.from_mapping(Sandbox(expires_in=150).listen().environ, BAKRYPT_API_PUBLIC=True)
