@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import requests
 from api_app import create_app
+from browsing import browser, needs_chromium
 from conftest import serve
 from misbehaving import TOKEN_REPLY, Received, Upstream, replying
+from playwright.sync_api import Browser
 from processes import granian, gunicorn, wait_until
+
+__all__ = ["browser"]  # a fixture is used by its name
 
 DECLARED = 20 * 2**20
 SENT = 5 * 2**20
@@ -123,6 +127,23 @@ def test_a_file_above_the_limit_is_answered_without_being_read(url: str, bakrypt
     assert answer.startswith("HTTP/1.1 413 ")
     assert "invalid_request" in answer
     assert not bakrypt.files
+
+
+@pytest.mark.parametrize("megabytes", [pytest.param(60, marks=needs_chromium)])
+def test_chromium_reads_that_answer(url: str, browser: Browser, megabytes: int) -> None:
+    """A page learns what was wrong, and not only that the network failed."""
+    page = browser.new_page()
+    page.goto(f"{url}/bakrypt/openapi.json")
+    answer = page.evaluate(
+        """async (size) => {
+            const body = new Blob([new Uint8Array(size)]);
+            const response = await fetch("/bakrypt/v1/files/", { method: "POST", body });
+            return [response.status, (await response.json()).error];
+        }""",
+        megabytes * 10**6,
+    )
+    page.close()
+    assert answer == [413, "invalid_request"]
 
 
 def read_answer(connection: socket.socket) -> str:
