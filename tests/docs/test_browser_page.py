@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browser, needs_chromium
 from conftest import serve
 from documents import read, rows, snippets
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_login import LoginManager, login_user, logout_user
 from flask_wtf import CSRFProtect
+from playwright.sync_api import Browser
 
 from bakrypt_proxy import create_api_blueprint
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.web.api import CALLS
+
+__all__ = ["browser"]  # a fixture is used by its name
 
 PAGE = "docs/browser.md"
 PLAIN, VISITOR, *_ = snippets(PAGE, "python")
@@ -165,6 +169,32 @@ def test_the_snippets_of_plain_fetch(sandbox: Sandbox, tmp_path: Path) -> None:
         )
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"waiting addr_test1_\w+ 1 [0-9a-f-]{36}\n", result.stdout)
+
+
+@pytest.mark.parametrize("megabytes", [pytest.param(2, marks=needs_chromium)])
+def test_the_snippet_of_an_upload(sandbox: Sandbox, browser: Browser, megabytes: int) -> None:
+    """It tells the progress, sends a file again whose token was dead, and says what is wrong."""
+    app = host(sandbox)
+    app.config["BAKRYPT_MAX_UPLOAD"] = "3 MiB"
+    app.register_blueprint(create_api_blueprint(authorize=lambda: True))
+    send = """async (size) => {
+        const seen = [];
+        const file = new File([new Uint8Array(size)], "cat.png", { type: "image/png" });
+        const answer = await upload(file, (share) => seen.push(share)).catch(String);
+        return [answer.ipfs ?? answer, seen.at(-1)];
+    }"""
+    with serve(app) as url:
+        page = browser.new_page()
+        page.goto(f"{url}/bakrypt/openapi.json")
+        page.add_script_tag(content=UPLOAD)
+        first, _ = page.evaluate(send, 1000)
+        sandbox.revoke()
+        again, share = page.evaluate(send, megabytes * 10**6)
+        refused, _ = page.evaluate(send, 2 * megabytes * 10**6)
+        page.close()
+    assert (first[:7], again[:7], share) == ("ipfs://", "ipfs://", 1)
+    assert sandbox.calls["/v1/files/"] == 3  # one of them with a dead token
+    assert refused == "Error: a file may have at most 3145728 bytes"
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 413, 429, 500, 503])
