@@ -1,5 +1,6 @@
 """The examples in Chromium: an app with users, a page of another origin, bakrypt's component."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +23,13 @@ from playwright.sync_api import (
     Route,
     expect,
 )
+from processes import ROOT, granian, gunicorn
 
 from app import create_app
 from bakrypt_proxy.sandbox import CREDENTIALS, Sandbox
 
 __all__ = ["browser", "packages"]  # a fixture is used by its name
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 pytestmark = needs_chromium
 
 
@@ -273,6 +275,21 @@ class TestLaunchpad:
                 page.close()
         assert faults == []
 
+    @pytest.fixture(params=["werkzeug", "gunicorn", "granian"])
+    def url(self, app: Flask, bundle: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+        """The app on each server, two workers where there are any."""
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(EXAMPLES / "launchpad")])
+        environ = {"BUNDLE": str(bundle), "PYTHONPATH": paths}
+        servers = {
+            "werkzeug": lambda: serve(app),
+            "gunicorn": lambda: gunicorn(
+                environ, "--workers", "2", app="launchpad_app:create_app()"
+            ),
+            "granian": lambda: granian(environ, "--workers", "2", app="launchpad_app:create_app"),
+        }
+        with servers[request.param]() as url:
+            yield url
+
     @contextmanager
     def opened(self, context: BrowserContext, app: Flask) -> Iterator[Page]:
         """Serve the app and open its page."""
@@ -312,29 +329,29 @@ class TestLaunchpad:
     def test_no_secret_reaches_the_page(
         self,
         policed: BrowserContext,
-        app: Flask,
+        url: str,
         sandbox: Sandbox,
         issued: list[str],
         tmp_path: Path,
     ) -> None:
         """Upload, submit, invoice, and three polls past the end of two tokens."""
         sandbox.expires_in = 5
-        network = Network(policed)
-        with self.opened(policed, app) as page:
-            self.upload(page, tmp_path)
-            self.expect_an_upload(page)
-            self.submit(page)
-            expect(page.get_by_role("dialog", name="Invoice Details")).to_be_visible()
-            self.expect_an_invoice(page)
-            for _ in range(3):
-                page.wait_for_event("response", lambda reply: "/v1/transactions/" in reply.url)
-            assert len(issued) >= 2 * 3  # an access and a refresh token each
-            places = {
-                "heap": heap_snapshot(page),
-                "document": page.evaluate(WHOLE_DOCUMENT),
-                "network": network.text(),
-            }
-            assert page.evaluate(STORAGE) == [{}, {}, "", [], []]
+        network, page = Network(policed), policed.new_page()
+        page.goto(url)
+        self.upload(page, tmp_path)
+        self.expect_an_upload(page)
+        self.submit(page)
+        expect(page.get_by_role("dialog", name="Invoice Details")).to_be_visible()
+        self.expect_an_invoice(page)
+        for _ in range(3):
+            page.wait_for_event("response", lambda reply: "/v1/transactions/" in reply.url)
+        assert len(issued) >= 2 * 3  # an access and a refresh token each
+        places = {
+            "heap": heap_snapshot(page),
+            "document": page.evaluate(WHOLE_DOCUMENT),
+            "network": network.text(),
+        }
+        assert page.evaluate(STORAGE) == [{}, {}, "", [], []]
         secrets = [*issued, *CREDENTIALS.values()]
         for place, text in places.items():
             assert [secret for secret in secrets if is_in(secret, text)] == [], place
