@@ -12,6 +12,7 @@ WSGI environ, where granian puts the whole environment. On Linux it also does th
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ def main() -> None:
     """Read granian's command line and serve until a signal stops the server.
 
     :raises click.UsageError: if the app's module does not exist.
+    :raises SystemExit: if the extra is not installed; the message names it.
     """
     os.environ.setdefault(*_ALLOCATOR)  # the allocator reads it when granian is imported
-    import granian.cli  # noqa: PLC0415
+    try:
+        import granian.cli  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is missing: pip install 'bakrypt_proxy[server]'")
 
     from ._granian_server import Server  # noqa: PLC0415
 

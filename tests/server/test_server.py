@@ -99,3 +99,19 @@ def test_a_wrong_command_line_is_explained(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_extra(tmp_path: Path) -> None:
+    """The message says what to install."""
+    (tmp_path / "granian.py").write_text("raise ModuleNotFoundError(name='granian')")
+    result = subprocess.run(
+        [sys.executable, "-m", "bakrypt_proxy.server", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "granian is missing: pip install 'bakrypt_proxy[server]'\n"
