@@ -20,6 +20,8 @@ def bakrypt_sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator["Sandbox"]:
     try:
         from bakrypt_proxy.testing import use_sandbox  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
-        pytest.fail(f"{error.name} is missing: pip install 'bakrypt_proxy[sandbox]'", pytrace=False)
+        raise pytest.fail.Exception(
+            f"{error.name} is missing: pip install 'bakrypt_proxy[sandbox]'", pytrace=False
+        ) from None
     with use_sandbox(monkeypatch) as sandbox:
         yield sandbox

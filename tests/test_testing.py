@@ -161,8 +161,7 @@ def test_without_the_extra(tmp_path: Path) -> None:
     code, output = run(tmp_path, conftest=NO_EXTRA, test_host=COVERED)
     assert code == 1, output
     assert "oauthlib is missing: pip install 'bakrypt_proxy[sandbox]'" in output
-    assert "Traceback" not in output
-    assert "ModuleNotFoundError" not in output
+    assert "No module named" not in output
 
 
 def test_coverage_sees_the_whole_package(tmp_path: Path) -> None:
