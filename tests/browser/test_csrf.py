@@ -1,4 +1,4 @@
-"""`bakrypt.js` in an app with Flask-WTF's CSRF protection, as `docs/browser.md` shows it."""
+"""`bakrypt.js` in an app with Flask-WTF's CSRF protection, as `docs/existing-apps.md` shows it."""
 
 from collections.abc import Iterator
 

@@ -32,6 +32,13 @@ def snippets(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", read(document), re.DOTALL | re.MULTILINE)
 
 
+def snippet(document: str, heading: str, language: str = "python") -> str:
+    """Return the code block in a language of the section below a heading of the second level."""
+    section = read(document).partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
 def rows(document: str, first: str) -> list[list[str]]:
     """Return the cells of the table rows whose first cell starts with `first`."""
     lines = [line for line in read(document).splitlines() if line.startswith(f"| {first}")]

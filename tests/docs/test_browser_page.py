@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from conftest import serve
 from documents import read, rows, snippets
 from flask import Flask
 from flask.testing import FlaskClient
-from flask_login import LoginManager, login_user, logout_user
-from flask_wtf import CSRFProtect
 from playwright.sync_api import Browser
 
 from bakrypt_proxy import create_api_blueprint
@@ -24,10 +21,7 @@ from bakrypt_proxy.web.api import CALLS
 __all__ = ["browser"]  # a fixture is used by its name
 
 PAGE = "docs/browser.md"
-PLAIN, VISITOR, *_ = snippets(PAGE, "python")
-CSRF = next(
-    code for code in snippets(PAGE, "python") if "create_api_blueprint" in code and "csrf" in code
-)
+(PLAIN,) = snippets(PAGE, "python")
 CALL, RELOAD, UPLOAD, *_ = snippets(PAGE, "js")
 NODE = shutil.which("node")
 # A browser keeps cookies and resolves paths against its page. Node does neither.
@@ -96,61 +90,6 @@ def test_the_snippet_that_registers(sandbox: Sandbox, monkeypatch: pytest.Monkey
     maker, other = names["app"].test_client(), names["app"].test_client()
     transaction = transaction_of(maker)
     assert [status_of(maker, transaction), status_of(other, transaction)] == [200, 404]
-
-
-class User:
-    """A visitor, as Flask-Login knows one."""
-
-    is_active = is_authenticated = True
-    is_anonymous = False
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def get_id(self) -> str:
-        """Return the name."""
-        return self._name
-
-
-@pytest.fixture
-def client(sandbox: Sandbox) -> FlaskClient:
-    """A browser, in an app with the snippet of `visitor` and a way to sign in and out."""
-    app = host(sandbox)
-    login = LoginManager(app)
-
-    login.user_loader(User)
-    app.add_url_rule(
-        "/in/<name>", view_func=lambda name: str(login_user(User(name))), endpoint="in"
-    )
-    app.add_url_rule("/out", view_func=lambda: str(logout_user()), endpoint="out")
-    exec(VISITOR, {"app": app, "create_api_blueprint": create_api_blueprint})  # noqa: S102 - our own page
-    return app.test_client()
-
-
-def test_the_snippet_with_visitor(client: FlaskClient) -> None:
-    """What ada made is hers only; what was made before signing in stays reachable."""
-    before = transaction_of(client)
-    client.get("/in/ada")
-    made = transaction_of(client)
-    assert [status_of(client, before), status_of(client, made)] == [200, 200]
-    client.get("/in/bob")
-    assert [status_of(client, before), status_of(client, made)] == [200, 404]
-    client.get("/out")
-    assert [status_of(client, before), status_of(client, made)] == [200, 404]
-    client.get("/in/ada")
-    assert status_of(client, made) == 200
-
-
-@pytest.mark.parametrize("is_exempt", [True, False])
-def test_the_snippet_of_csrf_protection(sandbox: Sandbox, is_exempt: bool) -> None:
-    """An exempt blueprint takes a file; otherwise the host refuses it."""
-    app = host(sandbox)
-    csrf = CSRFProtect(app)
-    names = {"app": app, "csrf": csrf, "create_api_blueprint": create_api_blueprint}
-    code = CSRF if is_exempt else CSRF.replace("csrf.exempt(blueprint)\n", "")
-    exec(code, names)  # noqa: S102 - our own page
-    response = app.test_client().post("/bakrypt/v1/files/", data={"file": (BytesIO(b"x"), "x.txt")})
-    assert response.status_code == (201 if is_exempt else 400)
 
 
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")

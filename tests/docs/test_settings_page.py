@@ -1,11 +1,10 @@
 """`docs/settings.md` and `.env.example` say what `settings.py` reads."""
 
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import ROOT, rows, snippets
+from documents import ROOT, rows
 from dotenv import dotenv_values
 
 from bakrypt_proxy import Settings
@@ -47,17 +46,3 @@ def test_the_example_of_the_environment_is_right() -> None:
     named = {line.removeprefix("# ").split("=")[0] for line in lines if "=" in line}
     assert len(named) > len(values)
     assert named <= set(ROWS)
-
-
-def test_the_two_networks_snippet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both are registered with routes and commands of their own, and closed."""
-    (tmp_path / "secrets").mkdir()
-    for network in ("mainnet", "testnet"):
-        (tmp_path / "secrets" / network).write_text("secret\n")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "snippet"}
-    (snippet,) = snippets("docs/settings.md", "python")
-    exec(snippet, names)  # noqa: S102 - our own page
-    for network in ("mainnet", "testnet"):
-        assert names["app"].test_client().post(f"/{network}/exchange/").status_code == 403
-        assert "check" in names["app"].cli.commands[network].commands
