@@ -1,6 +1,6 @@
-"""An app with its own users, by Flask-Login. Signed-in users get the bakrypt account's token.
+"""An app with Flask-Login and Flask-WTF. Signed-in users get the bakrypt account's token.
 
-Your app needs three parts of this: the import of bakrypt_proxy, `settings`, and
+Your app needs four parts of this: the import of bakrypt_proxy, `settings`, `csrf.exempt` and
 `register_blueprint`.
 """
 
@@ -18,6 +18,7 @@ from flask_login import (
     login_user,
     logout_user,
 )
+from flask_wtf import CSRFProtect
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from bakrypt_proxy import Settings, create_blueprint
@@ -38,15 +39,16 @@ def create_app(password: str | None = None) -> Flask:
     """
     app = Flask(__name__)
     app.secret_key = secrets.token_bytes()
+    csrf = CSRFProtect(app)
     if password is None:
         password = secrets.token_urlsafe(9)
         click.echo(f"Sign in as ada with the password {password}")
     if not (os.environ.get("BAKRYPT_TOKEN") or os.environ.get("BAKRYPT_TOKEN_FILE")):
         use_sandbox(app)
     settings = Settings.from_mapping(app.config, os.environ)
-    app.register_blueprint(
-        create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated)
-    )
+    blueprint = create_blueprint(settings=settings, authorize=lambda: current_user.is_authenticated)
+    csrf.exempt(blueprint)  # it checks the calling page itself
+    app.register_blueprint(blueprint)
     add_pages(app, {"ada": User("ada", password)}, api_url=settings.url)
     return app
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +113,29 @@ class TestExistingApp:
         expect(page.get_by_role("status")).to_have_text("server_error")
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+    def test_a_form_without_its_csrf_token(self, context: BrowserContext, address: str) -> None:
+        """Does nothing: the user stays signed in, and is told."""
+        page = context.new_page()
+        page.goto(address)
+        self.sign_in(page, "a-password")
+        expect(page.get_by_role("status")).to_contain_text("0 assets")
+        page.locator("input[name=csrf_token]").evaluate("(input) => input.remove()")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("status")).to_contain_text("not signed out")
+        assert self.exchange(page) == [200, None]
+
+    def test_its_own_tests(self) -> None:
+        """They pass, as the README of the examples runs them."""
+        result = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "existing_app"],
+            cwd=EXAMPLES,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout
+        assert "6 passed" in result.stdout
 
     def test_its_password_is_a_new_one_each_time(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A copy of the example contains no password."""

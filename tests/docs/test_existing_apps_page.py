@@ -179,6 +179,16 @@ class TestFlaskWtf:
         assert response.status_code == 500
         assert "read the body" in response.get_json()["error_description"]
 
+    @pytest.mark.parametrize(("limit", "status"), [(-1, 400), (None, 200)])
+    def test_an_old_header(
+        self, app: Flask, protected: FlaskClient, limit: int | None, status: int
+    ) -> None:
+        """It is refused after the limit, which is an hour unless the app sets another."""
+        assert app.config["WTF_CSRF_TIME_LIMIT"] == 3600
+        app.config["WTF_CSRF_TIME_LIMIT"] = limit
+        headers = {"X-CSRFToken": protected.get("/csrf").text}
+        assert protected.post("/auth/exchange/", headers=headers).status_code == status
+
     @pytest.mark.parametrize("member", ["form", "files"])
     def test_a_hook_that_reads_the_body(self, app: Flask, member: str) -> None:
         """The same."""

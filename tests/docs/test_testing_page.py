@@ -1,5 +1,6 @@
 """The tests of `docs/testing.md` are a suite that passes, and its other sentences hold."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,13 @@ def test_what_is_revoked(bakrypt_sandbox: Sandbox) -> None:
     assert [bakrypt_sandbox.store.owner(token) is None for token in tokens] == [True, False, False]
     bakrypt_sandbox.revoke()
     assert {bakrypt_sandbox.store.owner(token) for token in tokens} == {None}
+
+
+def test_a_script(bakrypt_sandbox: Sandbox) -> None:
+    """It reads the environment."""
+    with BakryptClient(Settings.from_mapping(os.environ)) as bakrypt:
+        token = bakrypt.password("alice", "alice-password")
+    assert bakrypt_sandbox.store.owner(token["access_token"]) == "alice"
 
 
 def test_settings_of_the_app_win(bakrypt_sandbox: Sandbox) -> None:

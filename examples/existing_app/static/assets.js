@@ -7,11 +7,13 @@ const session = new BakryptSession({ base: "/auth" });
 document.querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
-    await fetch(event.target.action, { method: "POST" });
+    const body = new FormData(event.target); // the CSRF token
+    const response = await fetch(event.target.action, { method: "POST", body });
+    if (!response.ok) throw new Error(response.statusText); // the CSRF token is too old
     session.signOut();
     location.reload();
   } catch {
-    status.textContent = "You are not signed out: the server cannot be reached.";
+    status.textContent = "You are not signed out: reload the page and try again.";
   }
 });
 session.addEventListener("lost", () => location.reload());
