@@ -6,9 +6,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 import bakrypt_proxy
 from bakrypt_proxy.sandbox import Sandbox
 
+pytestmark = pytest.mark.timeout(180)  # each run of pytest takes long on a busy machine
 PACKAGE = Path(bakrypt_proxy.__file__).parent
 # Plugins of these tests' own. They are slow to load, and some import requests or werkzeug.
 OTHERS = ("cacheprovider", "anyio", "hypothesispytest", "requests_mock", "schemathesis", "timeout")
@@ -136,7 +139,6 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=40,
     )
     return result.returncode, result.stdout + result.stderr
 

@@ -125,6 +125,7 @@ class TestExistingApp:
         expect(page.get_by_role("status")).to_contain_text("not signed out")
         assert self.exchange(page) == [200, None]
 
+    @pytest.mark.timeout(180)  # a run of pytest takes long on a busy machine
     def test_its_own_tests(self) -> None:
         """They pass, as the README of the examples runs them."""
         result = subprocess.run(
