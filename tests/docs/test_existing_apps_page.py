@@ -16,6 +16,7 @@ from flask_cors import CORS
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from flask_login import LoginManager, login_user, logout_user
+from flask_talisman import Talisman
 from flask_wtf import CSRFProtect
 from flask_wtf.csrf import generate_csrf
 from playwright.sync_api import Browser
@@ -32,7 +33,8 @@ UUID = "0d0d39e4-b979-40ed-a844-243693aab17f"
 ALICE = {"username": "alice", "password": "alice-password"}
 SECURE = {"base_url": "https://shop.example.com"}
 HTML = """<!doctype html><title>host</title>
-<script src="/bakrypt/passthrough.js"></script><script type="module" src="/page.js"></script>"""
+<script src="/bakrypt/passthrough.js"></script><script type="module" src="/page.js"></script>
+<script>window.inline = true</script>"""
 MODULE = """import { BakryptSession } from "/auth/bakrypt.js";
 window.session = new BakryptSession({ base: "/auth" });"""
 FOREIGN, LISTED = "https://evil.example", "https://shop.example.com"
@@ -240,11 +242,16 @@ class TestFlaskTalisman:
     def test_the_policy(
         self, browser: Browser, app: Flask, bakrypt_sandbox: Sandbox, is_listed: bool
     ) -> None:
-        """A page of files gets a token; its call of bakrypt needs `connect-src`."""
-        code = snippet(PAGE, "Flask-Talisman").replace("    app,", "    app, force_https=False,")
+        """A page of files gets a token; its call of bakrypt needs `connect-src`.
+
+        The default policy is enough for everything else. Scripts in the page do not run.
+        """
         if is_listed:
+            code = snippet(PAGE, "Flask-Talisman")
             code = code.replace("https://testnet.bakrypt.io", bakrypt_sandbox.url)
-        run(code, app)
+            run(code.replace("    app,", "    app, force_https=False,"), app)
+        else:
+            Talisman(app, force_https=False)
         add_both(app)
         app.add_url_rule("/page.js", "js", lambda: (MODULE, {"Content-Type": "text/javascript"}))
         app.add_url_rule("/", "page", lambda: HTML)
@@ -252,6 +259,7 @@ class TestFlaskTalisman:
             page = context.new_page()
             page.goto("/")
             page.wait_for_function("window.session")
+            assert page.evaluate("window.inline") is None
             assert page.evaluate("session.exchange()") is None
             receipts = "fetch('/bakrypt/receipts/').then((response) => response.status)"
             assert page.evaluate(receipts) == 200
