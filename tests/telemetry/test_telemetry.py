@@ -88,7 +88,7 @@ def test_failures_have_a_line_too(
 ) -> None:
     """The line of a failed call has the status if there was a response."""
     upstream.behave = behave
-    app = create_app(upstream.environ | {"BAKRYPT_TIMEOUT": "0.2"})
+    app = create_app(upstream.environ | {"BAKRYPT_TIMEOUT": "1"})
     app.test_client().post("/auth/token/", json=ALICE)
     (call,) = calls(caplog)
     assert (call["status"], call["outcome"]) == (status, outcome)
