@@ -15,13 +15,16 @@
  * | members                 | sent by a tab that                 | a tab that hears it           |
  * |-------------------------|------------------------------------|-------------------------------|
  * | ask: true               | needs a later token than `gen`     | answers if its token of `id`  |
- * |                         |                                    | is later; to `id` 0 with any  |
+ * |                         |                                    | is later                      |
  * | access, refresh, due,   | got a token, or was asked for it   | takes it if its token of `id` |
  * | endsAt                  |                                    | is earlier                    |
  * | pause: ms, and those of | could not renew the token `gen`    | waits as long with the next   |
  * | the error               |                                    | try, if its token is not later|
  * | over: why               | signed out (`gen` is Infinity), or | forgets its token of `id`, if |
  * |                         | was refused a renewal for good     | that is not later             |
+ *
+ * Without an `id` a message is about any session: a tab that has had none yet asks for one, or
+ * signs out.
  *
  * A tab renews inside a Web Lock, and asks the others first: they may have renewed the token while
  * this tab was frozen or waited for the lock. After an end a tab takes no token of other tabs until
@@ -51,7 +54,7 @@
  */
 
 const EXCHANGE = "exchange";
-const { max, min } = Math;
+const { max, min, random, ceil } = Math;
 const ignore = () => {};
 const now = () => performance.now(); // stops while the machine sleeps
 const date = () => Date.now(); // can be set
@@ -99,25 +102,23 @@ export class BakryptSession extends EventTarget {
     /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
     /** @type {any} the message about a renewal that failed */ let failure;
     /** @type {any} the id of the last sign-in or exchange */ let wanted;
-    /** @type {boolean | undefined} */ let ended;
+    /** @type {any} */ let ended;
     /** @type {boolean | undefined} */ let closed;
     let notBefore = 0; // by now()
+    let shortest = 250; // ms that a token is used to which the server gives no second
     /** @type {Record<string, Promise<Held>>} by id: no user waits for another's */
     const renewals = {};
     /** @type {Record<string, string | number>} the ids of all tokens so far */ const ids = {};
 
     const emit = (/** @type {string} */ type, /** @type {any} */ detail) =>
-      this.dispatchEvent(new CustomEvent(type, { detail }));
+      closed || this.dispatchEvent(new CustomEvent(type, { detail }));
 
-    /** @returns {never} */
-    const abort = () => {
-      throw new BakryptError(0, "aborted");
+    /** @type {(status?: number, error?: string, ...more: any[]) => never} */
+    const fail = (status = 0, error = "aborted", ...more) => {
+      throw new BakryptError(status, error, ...more);
     };
 
-    /** @returns {never} */
-    const refuse = () => {
-      throw new BakryptError(401, "login_required", "no session");
-    };
+    const refuse = () => fail(401, "login_required", "no session");
 
     /** @param {string} route @param {object} parameters @returns {Promise<Fresh>} */
     const post = async (route, parameters) => {
@@ -127,7 +128,7 @@ export class BakryptSession extends EventTarget {
       const ends = now();
       const endsAt = date();
       /** @type {any} */ let response;
-      /** @type {any} */ let reply = {};
+      /** @type {any} */ let reply;
       try {
         response = await fetch(`${url}/${route}/`, {
           method: "POST",
@@ -136,10 +137,10 @@ export class BakryptSession extends EventTarget {
           body: JSON.stringify(parameters),
           signal,
         });
-        reply = Object(await response.json());
+        reply = await response.json();
       } catch (/** @type {any} */ error) {
         if (error.name !== "SyntaxError") {
-          throw new BakryptError(
+          fail(
             0,
             signal.aborted ? "timeout" : "network_error",
             // A browser does not tell the network from CORS, which only another origin can meet.
@@ -147,19 +148,19 @@ export class BakryptSession extends EventTarget {
           );
         }
       }
-      const { access_token: access, error } = reply;
+      const { access_token: access, error } = reply ?? {};
       if (response.ok && access?.trim?.()) {
         const given = parseFloat(reply.expires_in) * 1000;
-        const life = given >= 0 ? given : Infinity;
+        const life = given >= 1000 ? given : given >= 0 ? shortest : Infinity;
         return { access, refresh: reply.refresh_token, ends: ends + life, endsAt: endsAt + life };
       }
       const after = response.headers.get("Retry-After"); // seconds, or a date
-      throw new BakryptError(
+      fail(
         response.status,
         // Whatever is between here and the server may answer with a page of its own.
         (!response.ok && error?.trim?.()) || "bad_reply",
-        reply.error_description,
-        max(0, +after || Math.ceil((Date.parse(after) - date()) / 1000)) || undefined,
+        reply?.error_description,
+        max(0, +after || ceil((Date.parse(after) - date()) / 1000)) || undefined,
       );
     };
 
@@ -196,20 +197,20 @@ export class BakryptSession extends EventTarget {
     };
 
     /**
-     * Return the token if it is of this session, or false.
+     * Return the token if it is of this session, or any if there is no id.
      * @param {string | number} id @returns {any} a `Held`
      */
-    const own = (id) => held?.id === id && held;
+    const own = (id) => (!id || held?.id === id) && held;
 
     const hear = (/** @type {any} */ message) => {
-      const { v, id, gen, ask, access, endsAt, pause, over } = Object(message);
-      if (v !== 2) return;
+      if (message?.v !== 2) return;
+      const { id, gen, ask, pause, over } = message;
       const ours = own(id);
-      if (over) delete answers[id];
+      if (over) answers = {};
       if (ask) {
-        if (held && (!id || ours.gen > gen)) tell(held);
-      } else if (access?.trim) {
-        message.ends = now() + endsAt - date();
+        if (ours?.gen > gen) tell(ours);
+      } else if (message.access?.trim) {
+        message.ends = now() + message.endsAt - date();
         answers[id] = message;
         if (gen > ours?.gen) keep(message);
       } else if (gen >= ours?.gen) {
@@ -217,8 +218,8 @@ export class BakryptSession extends EventTarget {
           failure = message;
           notBefore = now() + pause;
         } else if (over) {
+          ours.over = ended = true;
           held = null;
-          ended = true;
           emit("lost", over);
         }
         schedule();
@@ -251,11 +252,10 @@ export class BakryptSession extends EventTarget {
       const isNew = next.access !== held?.access;
       held = next;
       ids[next.access] = next.id;
-      failure = null;
-      notBefore = now() + 250; // tokens without a life are not renewed all the time
-      ended = false;
+      failure = ended = notBefore = 0;
+      shortest = left(next) < shortest ? min(shortest * 2, 30_000) : 250;
       schedule();
-      if (isNew && !closed) emit("renewed", { expiresIn: left(next) / 1000 });
+      if (isNew) emit("renewed", { expiresIn: left(next) / 1000 });
     };
 
     /**
@@ -269,7 +269,7 @@ export class BakryptSession extends EventTarget {
         id,
         gen: max(date(), old.gen + 1 || 0),
         // If it is the old token, the server has not renewed it yet.
-        due: life < Infinity ? life / (old.access === fresh.access ? 2 : 10) : 0,
+        due: min(life, 9e15) / (old.access === fresh.access ? 2 : 10),
         refresh: fresh.refresh ?? old.refresh,
       };
       tell(next);
@@ -279,14 +279,13 @@ export class BakryptSession extends EventTarget {
     /** @returns {Promise<Held>} */
     const renew = () => {
       const { id } = held;
-      const current = () => own(id) || abort();
+      const current = () => own(id) || fail();
       return (renewals[id] ??= alone(async () => {
         if (current() && need()) await ask(id, held.gen);
         const old = current();
         const { gen } = old;
         if (!need()) return old;
-        if (failure && now() < notBefore)
-          throw new BakryptError(failure.status, failure.error, failure.description);
+        if (now() < notBefore) fail(failure.status, failure.error, failure.description);
         let fresh;
         try {
           fresh = await (id === EXCHANGE
@@ -302,15 +301,15 @@ export class BakryptSession extends EventTarget {
             say({ over: error.message, id, gen });
           } else {
             const pause = max(
-              error.retryAfter * 1000 || 0,
-              min(failure?.pause * 2 || 1000, 30_000) * (0.5 + Math.random()),
+              min(error.retryAfter, 3600) * 1000 || 0,
+              min(failure?.pause * 2 || 1000, 30_000) * (0.5 + random()),
             );
             say({ ...error, id, gen, pause });
           }
           throw error;
         }
         // The others need it even if somebody else has signed in here meanwhile.
-        if (!ended) publish(id, fresh, old);
+        if (!old.over) publish(id, fresh, old);
         return current();
       }).finally(() => delete renewals[id]));
     };
@@ -325,7 +324,7 @@ export class BakryptSession extends EventTarget {
         // Of two users' tokens neither: nobody can say whose this tab is.
         held || ended || another || !found || keep(found);
       }
-      if (closed) abort();
+      if (closed) fail();
       const old = held ?? refuse();
       if (old.access === rejected) old.due = Infinity;
       if (need() > 1) {
@@ -340,18 +339,19 @@ export class BakryptSession extends EventTarget {
 
     /** @param {string | number} id @param {(check: () => void) => Promise<any>} get */
     const begin = async (id, get) => {
-      const check = () => (closed || wanted !== id) && abort();
+      const check = () => (closed || wanted !== id) && fail();
       wanted = id;
       check();
       return (beginning = get(check).then((found) => {
         check();
-        keep(found.gen ? found : publish(id, found, own(id)));
+        // Not the token that it has: a renewal that failed is not tried sooner for that.
+        if (found !== held) keep(found.gen ? found : publish(id, found, own(id)));
       }));
     };
 
     /** Get a user's token. @param {string} username @param {string} password */
     this.signIn = (username, password) =>
-      begin(Math.random(), () => post("token", { username, password }));
+      begin(random(), () => post("token", { username, password }));
 
     /** Get the account's token, which the server shares among all its callers. */
     this.exchange = () =>
@@ -372,7 +372,7 @@ export class BakryptSession extends EventTarget {
     this.accessToken = async (/** @type {any} */ { rejected } = {}) => {
       const { id, access } = await living(rejected);
       // The caller would repeat one user's request as another.
-      return (ids[rejected] ?? id) === id ? access : abort();
+      return (ids[rejected] ?? id) === id ? access : fail();
     };
 
     /**
@@ -400,8 +400,9 @@ export class BakryptSession extends EventTarget {
 
     /** Forget the token, in all tabs. */
     this.signOut = () => {
+      const id = held?.id ?? (ended || wanted);
       wanted = ended = true;
-      say({ over: "signed out", id: held?.id, gen: Infinity });
+      say({ over: "signed out", id, gen: Infinity });
     };
 
     /** Stop the timers and leave the other tabs. A closed session cannot be used any more. */

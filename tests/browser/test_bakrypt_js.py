@@ -131,6 +131,24 @@ class TestTokens:
         assert page.evaluate("events[0][1].expiresIn") <= 1
         page.wait_for_function("() => count('renewed') >= 4")
 
+    @pytest.mark.parametrize("expires_in", [0, "0", 0.01])
+    def test_the_server_gives_no_life(self, page: Page, host: Host, expires_in: object) -> None:
+        """Each time: the token is renewed more and more rarely, and is handed out meanwhile."""
+        host.reply = {"access_token": "a", "refresh_token": "b", "expires_in": expires_in}
+        page.evaluate(SIGN_IN)
+        assert page.evaluate("events[0][1].expiresIn") > 0
+        calls = page.evaluate("""async () => {
+            const end = performance.now() + 3000;
+            const tokens = new Set();
+            while (performance.now() < end) {
+                tokens.add(await session.accessToken());
+                await new Promise((resolve) => setTimeout(resolve, 20));
+            }
+            return [...tokens];
+        }""")
+        assert calls == ["a"]
+        assert 2 <= host.posts["/auth/token/"] <= 6
+
     def test_a_token_without_a_life_is_used_until_it_is_refused(
         self, page: Page, host: Host, sandbox: Sandbox
     ) -> None:

@@ -191,6 +191,7 @@ class TestClose:
         page.evaluate("session.signOut()")
         assert owner(sandbox, other) == "alice"
         assert set(host.posts) == {"/auth/token/"}
+        assert page.evaluate("session.events.length") == 1
 
     def test_a_renewal_under_way_reaches_the_others(
         self, context: BrowserContext, sandbox: Sandbox

@@ -171,6 +171,23 @@ def test_another_users_renewal_outlives_the_tab(tabs: Any) -> None:
     assert tabs(code) == ["alice"]
 
 
+def test_another_user_signs_out_during_a_renewal(tabs: Any) -> None:
+    """Alice's, which began before Bob signed in: her other tab hears of it all the same."""
+    code = """
+        await alice(one);
+        const rejected = await two.accessToken();
+        slow = 1000;
+        const hers = attempt(one.accessToken({ rejected }));
+        await sleep(400);
+        await bob(one);
+        one.signOut();
+        const outcome = await hers;
+        await sleep(100);
+        print(outcome, await attempt(two.accessToken({ rejected })));
+    """
+    assert tabs(code) == ["aborted", "alice"]
+
+
 def test_the_rejected_token_of_another_user(tabs: Any) -> None:
     """Alice's upload is not sent again as Bob."""
     code = """

@@ -48,6 +48,24 @@ def wait_for_token(page: Page, token: str) -> None:
 class TestSharing:
     """What one tab has, the others find."""
 
+    def test_a_token_without_a_life(self, context: BrowserContext, host: Host) -> None:
+        """`expires_in` is 0: all sessions together ask ever more rarely, whoever calls."""
+        host.reply = {"access_token": "token", "expires_in": 0}
+        tabs = [open_tab(context) for _ in range(2)]
+        for tab in tabs:
+            tab.evaluate("""async () => {
+                window.sessions = Array.from({ length: 5 }, () => create());
+                for (const session of sessions) await session.exchange();
+            }""")
+        host.posts.clear()
+        for tab in tabs:
+            tab.evaluate("() => { setInterval(() => sessions[0].accessToken(), 20) }")
+        tabs[0].wait_for_timeout(3000)
+        assert host.posts["/auth/exchange/"] <= 5
+        host.reply = None
+        for tab in tabs:
+            tab.wait_for_function("async () => (await sessions[0].accessToken()) !== 'token'")
+
     def test_a_new_tab_finds_the_session(self, context: BrowserContext, host: Host) -> None:
         """Without asking the server."""
         first, second = open_tab(context), open_tab(context)
@@ -262,6 +280,45 @@ class TestUsers:
         first.evaluate("session.signOut()")
         second.wait_for_function("() => count('lost') === 1")
         assert owner(sandbox, second) == "login_required"
+
+    @pytest.mark.parametrize("begin", [SIGN_IN, EXCHANGE])
+    def test_a_new_tab_signs_out(
+        self, context: BrowserContext, sandbox: Sandbox, begin: str
+    ) -> None:
+        """As a sign-out page does, which has asked for no token: the session ends in all tabs."""
+        first, second = open_tab(context), open_tab(context)
+        first.evaluate(begin)
+        second.evaluate("session.signOut()")
+        first.wait_for_function("() => count('lost') === 1")
+        assert first.evaluate("events.at(-1)") == ["lost", "signed out"]
+        assert [owner(sandbox, tab) for tab in (first, second)] == ["login_required"] * 2
+        assert second.evaluate("events") == []
+
+    def test_a_sign_out_during_an_exchange(self, context: BrowserContext, sandbox: Sandbox) -> None:
+        """The account's session ends in the other tabs, too."""
+        first, second = open_tab(context), open_tab(context)
+        first.evaluate(EXCHANGE)
+        second.evaluate(f"() => {{ window.exchange = ({EXCHANGE})(); session.signOut() }}")
+        assert second.evaluate("exchange")["error"] == "aborted"
+        first.wait_for_function("() => count('lost') === 1")
+        assert [owner(sandbox, tab) for tab in (first, second)] == ["login_required"] * 2
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            f"async () => {{ await ({SIGN_IN_BOB})(); session.signOut(); session.signOut() }}",
+            f"async () => {{ const call = ({SIGN_IN_BOB})(); session.signOut(); await call }}",
+        ],
+    )
+    def test_a_sign_out_that_is_nobody_elses(
+        self, context: BrowserContext, sandbox: Sandbox, end: str
+    ) -> None:
+        """Bob signs out twice, or thinks better of it: Alice stays in the other tab."""
+        first, second = open_tab(context), open_tab(context)
+        first.evaluate(SIGN_IN)
+        second.evaluate(end)
+        second.wait_for_timeout(200)
+        assert [owner(sandbox, tab) for tab in (first, second)] == ["alice", "login_required"]
 
 
 OLD_MESSAGES: list[Any] = [

@@ -136,6 +136,36 @@ class TestReplies:
             assert page.evaluate(REJECT)["error"] == "too_many_requests"
         assert host.posts["/auth/exchange/"] == 2
 
+    @pytest.mark.parametrize("text", ["31536000", "Infinity", "a year ahead"])
+    def test_retry_after_is_cut(self, page: Page, host: Host, text: str) -> None:
+        """To an hour, as on the server: who says a year does not end the session."""
+        page.evaluate(EXCHANGE)
+        token = page.evaluate(TOKEN)
+        ahead = formatdate(time() + 31_536_000, usegmt=True)
+        wait = ahead if text == "a year ahead" else text
+        host.reply = {"error": "too_many_requests"}, 429, {"Retry-After": wait}
+        assert page.evaluate(REJECT)["retryAfter"] > 31_000_000
+        host.reply = None
+        page.evaluate(LATER.format(ms=3_590_000))
+        assert page.evaluate(REJECT)["error"] == "too_many_requests"
+        page.evaluate(LATER.format(ms=3_610_000))
+        renewed = page.evaluate(TOKEN)
+        assert isinstance(renewed, str)
+        assert renewed != token
+        assert host.posts["/auth/exchange/"] == 3
+
+    def test_an_exchange_does_not_shorten_it(self, page: Page, host: Host) -> None:
+        """A page may call it at each of its steps; the renewal waits all the same."""
+        page.evaluate(EXCHANGE)
+        token = page.evaluate(TOKEN)
+        host.reply = {"error": "too_many_requests"}, 429, {"Retry-After": "60"}
+        page.evaluate(REJECT)
+        for _ in range(3):
+            assert page.evaluate(EXCHANGE) is None
+            assert page.evaluate(TOKEN) == token
+        page.wait_for_timeout(1000)
+        assert host.posts["/auth/exchange/"] == 2
+
 
 class TestSilence:
     """The server takes the POST and says nothing."""
