@@ -54,7 +54,7 @@
  */
 
 const EXCHANGE = "exchange";
-const { max, min, random, ceil } = Math;
+const { max, min, random } = Math;
 const ignore = () => {};
 const now = () => performance.now(); // stops while the machine sleeps
 const date = () => Date.now(); // can be set
@@ -104,7 +104,7 @@ export class BakryptSession extends EventTarget {
     /** @type {any} the id of the last sign-in or exchange */ let wanted;
     /** @type {any} */ let ended;
     /** @type {boolean | undefined} */ let closed;
-    let notBefore = 0; // by now()
+    /** @type {any} by now() */ let notBefore;
     let shortest = 250; // ms that a token is used to which the server gives no second
     /** @type {Record<string, Promise<Held>>} by id: no user waits for another's */
     const renewals = {};
@@ -160,7 +160,7 @@ export class BakryptSession extends EventTarget {
         // Whatever is between here and the server may answer with a page of its own.
         (!response.ok && error?.trim?.()) || "bad_reply",
         reply?.error_description,
-        max(0, +after || ceil((Date.parse(after) - date()) / 1000)) || undefined,
+        max(0, +after || ((Date.parse(after) - date()) / 1000 + 1) | 0) || undefined,
       );
     };
 
@@ -263,13 +263,12 @@ export class BakryptSession extends EventTarget {
      * @param {string | number} id @param {Fresh} fresh @param {any} old
      */
     const publish = (id, fresh, old) => {
-      const life = left(fresh);
       const next = {
         ...fresh,
         id,
         gen: max(date(), old.gen + 1 || 0),
         // If it is the old token, the server has not renewed it yet.
-        due: min(life, 9e15) / (old.access === fresh.access ? 2 : 10),
+        due: min(left(fresh), 9e15) / (old.access === fresh.access ? 2 : 10),
         refresh: fresh.refresh ?? old.refresh,
       };
       tell(next);
@@ -393,7 +392,9 @@ export class BakryptSession extends EventTarget {
         if (last && (last.id !== next.id || last.access === next.access)) return response;
         request.headers.set("Authorization", `Bearer ${next.access}`);
         response = await fetch(request);
-        if (response.status !== 401 || last || init?.body?.getReader) return response;
+        // With `duplex` the body may be a stream, or what Node iterates over, and is read by now.
+        if (response.status !== 401 || last || (init?.duplex && !(init.body ?? "").slice))
+          return response;
         last = next;
       }
     };

@@ -262,14 +262,32 @@ class TestInNode:
             token = self.run(tmp_path, code).strip()
         assert sandbox.store.owner(token) == "account"
 
-    def test_a_stream_is_sent_once(self, tmp_path: Path, host: Host, sandbox: Sandbox) -> None:
+    @pytest.mark.parametrize(
+        ("body", "status", "exchanges"),
+        [
+            ('new Blob(["hello"]).stream()', 401, 1),
+            ('(async function* () { yield new TextEncoder().encode("hello"); })()', 401, 1),
+            ('(await import("node:stream")).Readable.from(["hello"])', 401, 1),
+            ('\'[{"name": "Gold"}]\'', 201, 2),
+        ],
+    )
+    def test_a_stream_is_sent_once(
+        self,
+        tmp_path: Path,
+        host: Host,
+        sandbox: Sandbox,
+        body: str,
+        status: int,
+        exchanges: int,
+    ) -> None:
         """It cannot be read again, so the 401 is the answer and nothing is renewed."""
         with host.serve() as url:
             code = f"""
                 const session = new BakryptSession({{ base: "{url}/auth" }});
                 await session.exchange();
-                const body = new Blob(["hello"]).stream();
-                const init = {{ method: "POST", body, duplex: "half" }};
+                const body = {body};
+                const headers = {{ "Content-Type": "application/json" }};
+                const init = {{ method: "POST", body, headers, duplex: "half" }};
                 console.log(await session.accessToken());
                 process.stdin.once("data", async () => {{
                     const url = "{sandbox.url}/v1/assets/";
@@ -288,5 +306,5 @@ class TestInNode:
                 assert process.stdout is not None
                 sandbox.revoke(process.stdout.readline().strip())
                 rest, _ = process.communicate("go\n", timeout=20)
-        assert rest == "401\n"
-        assert host.posts == {"/auth/exchange/": 1}
+        assert rest == f"{status}\n"
+        assert host.posts == {"/auth/exchange/": exchanges}
