@@ -54,7 +54,7 @@ export class BakryptSession extends EventTarget {
    * more, if its body can be.
    */
   readonly fetch: (input: RequestInfo | URL, init?: RequestInit) => Promise<Response>;
-  /** Forget the token, in all tabs. */
+  /** Forget the token, in all tabs that share it; without one, end the sessions of all tabs. */
   readonly signOut: () => void;
   /** Stop the timers and leave the other tabs. A closed session cannot be used any more. */
   readonly close: () => void;
