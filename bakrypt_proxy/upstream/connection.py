@@ -49,14 +49,25 @@ class Response(NamedTuple):
 class Connection:
     """An open connection, which takes one request at a time.
 
-    After an exchange, `is_reusable` says whether another request may follow. `is_kept` is set by
-    the pool that keeps the connection for a later call.
+    After an exchange, `is_reusable` says whether another request may follow. `is_kept` says whether
+    it was kept for a later call.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.is_reusable: bool = False
         self.is_kept: bool = False
+        self._kept_at = (0.0, 0.0)
+
+    def keep(self) -> None:
+        """Note that the connection is kept for a later call, from now on."""
+        self.is_kept = True
+        self._kept_at = (time.monotonic(), time.time())
+
+    def idle_seconds(self) -> float:
+        """Return for how long it has been kept, the time included that the machine slept."""
+        monotonic, wall = self._kept_at
+        return max(time.monotonic() - monotonic, time.time() - wall)
 
     def is_quiet(self) -> bool:
         """Return whether nothing was received since the last response, not even an end.

@@ -10,7 +10,6 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, cast
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
@@ -36,6 +35,7 @@ class Dialer:
         self._origin = urlsplit(url)
         self._proxy = _find_proxy(url)
         self._ca_setting, self._ca_path = _find_ca_bundle()
+        self._tls_context: ssl.SSLContext | None = None
 
     def dial(self, deadline: float) -> Connection:
         """Return a new connection.
@@ -46,7 +46,7 @@ class Dialer:
         :raises UpstreamFailedError: if there is no connection by then.
         """
         host, port = _host_and_port(self._origin)
-        is_tls = self._origin.scheme == "https" and self._tls_context is not None
+        is_tls = self._origin.scheme == "https" and self._open_tls_context() is not None
         if self._proxy is None:
             sock = _open_socket(host, port, "bakrypt", deadline)
         else:
@@ -71,11 +71,20 @@ class Dialer:
         self, sock: socket.socket, host: str, peer: str, deadline: float
     ) -> socket.socket:
         with _closing_on_failure(sock, peer, f"no secure connection to {peer}"):
-            tls = TlsSocket(sock, self._tls_context, host.rstrip("."), deadline)
+            tls = TlsSocket(sock, self._open_tls_context(), host.rstrip("."), deadline)
             return cast("socket.socket", tls)
 
-    @cached_property
-    def _tls_context(self) -> ssl.SSLContext:
+    def _open_tls_context(self) -> ssl.SSLContext:
+        """Return what checks certificates. It is made once.
+
+        Not by `cached_property`: until Python 3.12 that takes a lock, and a process that forks
+        meanwhile would wait for it without end.
+        """
+        if self._tls_context is None:
+            self._tls_context = self._read_certificates()
+        return self._tls_context
+
+    def _read_certificates(self) -> ssl.SSLContext:
         path = Path(self._ca_path)
         try:
             if path.is_dir():

@@ -13,6 +13,7 @@ from .dialer import Dialer, describe_failure
 from .masking import Masked
 
 _MAX_IDLE = 512  # connections; a server with more threads opens new ones for the rest
+_LONGEST_IDLE = 60.0  # seconds; NATs and firewalls forget an idle connection and tell nobody
 
 
 class Request(NamedTuple):
@@ -135,7 +136,7 @@ class ConnectionPool:
             self.close()  # after a fork, they belong to the parent
             self._pid = os.getpid()
         while (connection := _pop(self._idle)) is not None:
-            if connection.is_quiet():
+            if connection.is_quiet() and connection.idle_seconds() < _LONGEST_IDLE:
                 return connection
             connection.close()
         return self.dial(deadline)
@@ -147,7 +148,7 @@ class ConnectionPool:
     def release(self, connection: Connection) -> None:
         """Keep a connection for a later call if it can take one, or close it."""
         if connection.is_reusable and len(self._idle) < _MAX_IDLE:
-            connection.is_kept = True
+            connection.keep()
             self._idle.append(connection)
         else:
             connection.close()

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import signal
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 from conftest import create_app
-from misbehaving import TOKEN_REPLY, Received, Upstream, close_at_once, replying
+from misbehaving import TOKEN_REPLY, Behaviour, Received, Upstream, close_at_once, replying
 
 from bakrypt_proxy import (
     BakryptClient,
@@ -242,6 +243,51 @@ def test_a_new_connection_over_tls_is_not_tried_again(tls_upstream: Upstream) ->
     assert len(tls_upstream.requests) == 1
 
 
+def answer_new_connections(known: int) -> Behaviour:
+    """As seen from behind a NAT or a firewall that has forgotten the first few, silently."""
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        if received.connection <= known:
+            upstream.stopped.wait()
+        replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+    return behave
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "time"])
+def test_a_connection_that_was_idle_for_long_is_not_used(
+    any_upstream: Upstream, monkeypatch: pytest.MonkeyPatch, clock: str
+) -> None:
+    """Nobody tells that it is dead; each of them would cost a caller the whole timeout.
+
+    A machine that slept sees it on the wall clock only.
+    """
+    client = BakryptClient(Settings.from_mapping(any_upstream.environ))
+    together = threading.Barrier(3)
+    any_upstream.behave = lambda *call: (together.wait(5), answer_new_connections(0)(*call))
+    threads = [threading.Thread(target=client.exchange) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    any_upstream.behave = answer_new_connections(3)
+    real = getattr(time, clock)
+    monkeypatch.setattr(time, clock, lambda: real() + 61)
+    assert [client.exchange()["access_token"] for _ in range(2)] == ["an-access-token"] * 2
+    assert [received.connection for received in any_upstream.requests][3:] == [4, 4]
+
+
+def test_a_connection_that_was_idle_for_less_is_used(
+    upstream: Upstream, to_upstream: BakryptClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open one costs more than a call."""
+    to_upstream.exchange()
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 50)
+    to_upstream.exchange()
+    assert [received.connection for received in upstream.requests] == [1, 1]
+
+
 def test_a_stale_connection_over_tls_is_tried_once_more(tls_upstream: Upstream) -> None:
     """As over plain HTTP, with the authority that the environment names."""
     bakrypt = BakryptClient(Settings.from_mapping(tls_upstream.environ))
@@ -336,6 +382,36 @@ def test_a_forked_process_opens_its_own_connections(
     os.waitpid(child, 0)
     to_upstream.exchange()
     assert [received.connection for received in upstream.requests] == [1, 2, 1]
+
+
+def fail(client: BakryptClient) -> None:
+    """Make a call that fails."""
+    with pytest.raises(BakryptError):
+        client.exchange()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_the_certificates_are_read(
+    tls_upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads them is not in the child, which must not wait for it."""
+    to_upstream = BakryptClient(Settings.from_mapping(tls_upstream.environ))
+    with monkeypatch.context() as patch:
+        slow_disk = tmp_path / "pipe"
+        os.mkfifo(slow_disk)
+        patch.setenv("REQUESTS_CA_BUNDLE", str(slow_disk))
+        reading = BakryptClient(Settings.from_mapping(tls_upstream.environ))
+        thread = threading.Thread(target=fail, args=(reading,))
+        thread.start()
+        with slow_disk.open("wb"):  # waits for the reader
+            child = os.fork()
+            if child == 0:
+                patch.undo()
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(10)  # ends it if it hangs
+                os._exit("access_token" not in to_upstream.exchange())
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        thread.join()
 
 
 def test_many_threads_share_a_client(sandbox: Sandbox, bakrypt: BakryptClient) -> None:
