@@ -140,8 +140,9 @@ def _parse_proxy(name: str, address: Masked[str]) -> _Proxy | None:
         return None
     if not host or parts.scheme not in _PORTS:
         return None
-    user_and_password = unquote_to_bytes(parts.netloc.rpartition("@")[0])
-    credentials = base64.b64encode(user_and_password)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    pair = unquote_to_bytes(f"{user}:{password}") if user or password else b""
+    credentials = base64.b64encode(pair)
     line = b"Proxy-Authorization: Basic %b\r\n" % credentials if credentials else b""
     return _Proxy(name, parts.scheme, host, port, Masked(line))
 

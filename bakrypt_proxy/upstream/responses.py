@@ -88,9 +88,14 @@ def _read_token(response: Response) -> AccessToken | BakryptError:
     body = _read_object(response)
     if isinstance(body, BakryptError):
         return body
-    if not isinstance(body.get("access_token"), str) or not body["access_token"]:
-        return _failure("bakrypt's reply held no access_token", response)
+    if not _is_token(body.get("access_token")):
+        return _failure("bakrypt's reply held no usable access_token", response)
     return cast("AccessToken", body)
+
+
+def _is_token(value: object) -> bool:
+    """Return whether a value can be sent in a header (RFC 6749 appendix A.12: printable ASCII)."""
+    return isinstance(value, str) and bool(value) and value.isascii() and value.isprintable()
 
 
 def _read_refusal(grant: Grant, response: Response, secret: Masked[str]) -> BakryptError:

@@ -62,15 +62,32 @@ FAILURES: dict[str, tuple[Behaviour, str]] = {
     "a list": (replying(200, [TOKEN_REPLY]), "bakrypt's reply was not a JSON object"),
     "no access_token": (
         replying(200, {"expires_in": 36000}),
-        "bakrypt's reply held no access_token",
+        "bakrypt's reply held no usable access_token",
     ),
     "access_token is a number": (
         replying(200, {"access_token": 1}),
-        "bakrypt's reply held no access_token",
+        "bakrypt's reply held no usable access_token",
     ),
     "access_token is empty": (
         replying(200, {"access_token": ""}),
-        "bakrypt's reply held no access_token",
+        "bakrypt's reply held no usable access_token",
+    ),
+    # RFC 6749 appendix A.12; in the header of a call to the API it would be another header.
+    "access_token with a line break": (
+        replying(200, TOKEN_REPLY | {"access_token": "a\r\nX-Header: b"}),
+        "bakrypt's reply held no usable access_token",
+    ),
+    "access_token with a control character": (
+        replying(200, TOKEN_REPLY | {"access_token": "a\0"}),
+        "bakrypt's reply held no usable access_token",
+    ),
+    "access_token in another alphabet": (
+        replying(200, TOKEN_REPLY | {"access_token": "密码"}),
+        "bakrypt's reply held no usable access_token",
+    ),
+    "access_token with half a character": (
+        replying(200, TOKEN_REPLY | {"access_token": "\ud800"}),
+        "bakrypt's reply held no usable access_token",
     ),
     "301": (
         replying(301, b"", "Location: /auth/token"),

@@ -81,6 +81,14 @@ def test_with_user_and_password(
     assert "proxy-authorization" not in far_upstream.requests[0].headers
 
 
+def test_with_a_user_alone(proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some proxies take an API key so; the colon belongs there (RFC 7617 section 2)."""
+    scheme = "https" if proxy.tls else "http"
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://user@{proxy.address}")
+    assert world_client().password("alice", "p")["access_token"] == "token-of-alice"
+    assert "Proxy-Authorization: Basic dXNlcjo=\r\n" in proxy.heads[0]
+
+
 def test_a_port_goes_into_the_tunnel(proxy: ConnectProxy) -> None:
     """Where bakrypt is not at 443."""
     client = world_client(BAKRYPT_URL=f"https://{HOST}:8443")
