@@ -88,7 +88,8 @@ class Records:
     def look(self, redis: "Redis", lease: bytes | None = None) -> Found:
         """Return what is stored, after taking the lease if one is given and it is free.
 
-        :raises UnusableError: if a lease is there that no process of ours can have written.
+        :raises UnusableError: if a lease is there that no process of ours can have written, or none
+            is there and none can be had.
         """
         asked = self._clocks.now()
         with redis.pipeline(transaction=True) as pipe:
@@ -100,11 +101,16 @@ class Records:
             pipe.pttl(self._token_key)
             pipe.time()
             results = pipe.execute(raise_on_error=False)
-        is_mine = lease is not None and results.pop(0) is True
+        taken = None if lease is None else results.pop(0)
+        if isinstance(taken, Exception):
+            raise taken
+        is_mine = taken is True
         token, error, owner, is_leased, ttl, (seconds, microseconds) = results
         now = seconds + microseconds / 1_000_000
         if is_leased and self._lease_seal.open(owner, now=now) is None:
             raise UnusableError(f"{self._lease_key} holds what no process of ours has written")
+        if lease is not None and not is_mine and not is_leased:
+            raise UnusableError("it neither gives the lease nor has one")
         return Found(
             *self._open_token(token, ttl, now, asked),
             *self._open_error(error, now),

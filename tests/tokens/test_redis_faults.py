@@ -1,6 +1,7 @@
 """What Redis does wrong and others write to it costs a call at most. The servers are real."""
 
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from fleet import (
     value_of,
     warnings,
 )
-from misbehaving import TOKEN_REPLY, Upstream, replying
+from misbehaving import TOKEN_REPLY, Received, Upstream, replying
 from processes import free_port, wait_until
 from real_redis import REDIS_SERVER, Forwarder, RedisServer
 from redis import Redis
@@ -341,6 +342,44 @@ def test_redis_is_full(
     assert "maxmemory" in (member(environ).redis_problem() or "")
     redis.config_set("maxmemory", 0)
     assert token_of(member(environ)) == token_of(member(environ)) == "token-2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(b"-OOM out of memory", "out of memory"), (b"$-1", "neither gives the lease nor has one")],
+)
+def test_a_lease_that_is_refused_though_it_is_free(
+    upstream: Upstream,
+    redis_server: RedisServer,
+    environ: dict[str, str],
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+    answer: bytes,
+    message: str,
+) -> None:
+    """Nobody asks for it over and over until no time is left for a bakrypt that takes its own.
+
+    Redis itself refuses a whole transaction. What speaks its protocol may refuse a part of one.
+    """
+
+    def respond(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        upstream.stopped.wait(TIMEOUT * 0.8)
+        replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+    def refuse(client: socket.socket, data: bytes) -> None:
+        data = data.replace(b"*7\r\n+OK\r\n", b"*7\r\n" + answer + b"\r\n")
+        client.sendall(data.replace(b"\r\n:1\r\n", b"\r\n:0\r\n"))
+
+    upstream.behave = respond
+    with Forwarder(redis_server.port) as name:
+        account = member(environ, BAKRYPT_REDIS_URL=name.url)
+        name.pass_on = refuse
+        commands = redis.info("stats")["total_commands_processed"]
+        assert token_of(account) == TOKEN
+        assert redis.info("stats")["total_commands_processed"] - commands < 100
+        assert message in (account.redis_problem() or "")
+    (warning,) = warnings(caplog)
+    assert message in warning
 
 
 @pytest.mark.parametrize("password", ["planted-password", "planted%2Fpassword"])
