@@ -358,8 +358,10 @@ class _Renewer:
 
     def _with_cooldown(self, error: BakryptError, renewal: Renewal) -> BakryptError:
         held = renewal.held
-        is_alive = held is not None and held.left(*self._clocks.now()) > 0
-        longest = _LONGEST_COOLDOWN if is_alive else _LONGEST_COOLDOWN_WITHOUT_TOKEN
+        left = 0 if held is None else held.left(*self._clocks.now())
+        # Jitter adds up to a half. An error that outlasts the token is what callers get then.
+        bounded = min(_LONGEST_COOLDOWN, left * 2 / 3)
+        longest = max(_LONGEST_COOLDOWN_WITHOUT_TOKEN, bounded)
         error.cooldown = self._backoff.cooldown(error, longest)
         return error
 
