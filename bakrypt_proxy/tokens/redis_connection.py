@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
+from urllib3.util.ssltransport import SSLTransport
 
 ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
@@ -96,6 +97,22 @@ class _DeadlineSocket:
         self._sock.settimeout(left)
 
 
+class _TLSSocket(SSLTransport):
+    """TLS above a socket with a deadline.
+
+    In Python's own `SSLSocket`, OpenSSL reads from the socket: as long as bytes come, no timeout
+    ends that.
+    """
+
+    def shutdown(self, how: int) -> None:
+        """End the connection."""
+        self.socket.shutdown(how)
+
+    def pending(self) -> int:
+        """Return how many bytes were received and not read yet; hiredis asks before it waits."""
+        return self.incoming.pending + self.sslobj.pending()
+
+
 class _DeadlineMixin:
     """A connection of redis-py with one deadline for each use."""
 
@@ -142,11 +159,7 @@ class _DeadlineMixin:
             raise
 
     def _connect(self) -> Any:
-        return _DeadlineSocket(self._open(), self)
-
-    def _open(self) -> socket.socket:
-        sock: socket.socket = super()._connect()  # type: ignore[misc]
-        return sock
+        return _DeadlineSocket(super()._connect(), self)  # type: ignore[misc]
 
 
 class _TCPConnection(_DeadlineMixin, Connection):  # type: ignore[misc]
@@ -164,11 +177,15 @@ class _TLSConnection(_TCPConnection):
         super().__init__(**options)
         self._ca_bundle = ca_bundle
 
-    def _open(self) -> socket.socket:
-        sock = super()._open()
+    def _connect(self) -> Any:
+        sock = super()._connect()
         try:
-            sock.settimeout(self.seconds_left())
-            return _create_context(self._ca_bundle).wrap_socket(sock, server_hostname=self.host)
+            return _TLSSocket(
+                sock,
+                _create_context(self._ca_bundle),
+                server_hostname=self.host,
+                suppress_ragged_eofs=False,
+            )
         except BaseException:
             sock.close()
             raise

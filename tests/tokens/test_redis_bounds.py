@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from fleet import (
@@ -110,6 +111,31 @@ def test_redis_begins_to_drip_during_the_call(
         started = time.monotonic()
         assert token_of(member(environ, BAKRYPT_REDIS_URL=name.url)) == TOKEN
         assert time.monotonic() - started < TIMEOUT + 1
+
+
+def test_a_flood_of_tls_messages(upstream: Upstream, environ: dict[str, str]) -> None:
+    """Whoever stands in for Redis needs no certificate for it, and OpenSSL reads on and on."""
+    flood_ends = time.monotonic() + TIMEOUT + 3
+    hello_requests = b"\x16\x03\x03\x40\x00" + bytes(0x4000)  # a record of 4,096 messages
+
+    def flood(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.recv(4096)
+                    while time.monotonic() < flood_ends:
+                        connection.sendall(hello_requests * 64)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=flood, args=(listener,))
+        thread.start()
+        url = f"rediss://127.0.0.1:{listener.getsockname()[1]}"
+        started = time.monotonic()
+        assert token_of(member(environ, BAKRYPT_REDIS_URL=url)) == TOKEN
+        assert time.monotonic() - started < TIMEOUT + 1
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_password_attempts_while_redis_drips(sandbox: Sandbox, redis_server: RedisServer) -> None:
