@@ -177,6 +177,22 @@ class _TLSConnection(_TCPConnection):
         super().__init__(**options)
         self._ca_bundle = ca_bundle
 
+    def can_read(self, timeout: float = 0) -> bool:
+        """Return whether Redis has said something that nobody asked for, or has closed.
+
+        A pool asks before each use. What TLS sends for itself does not count: hiredis would take
+        the session tickets after a handshake for an answer, and the pool would give up.
+        """
+        sock: Any = self._sock
+        sock.settimeout(timeout)
+        try:
+            sock.recv(1)  # it is lost, but so is a connection with something in it
+        except (BlockingIOError, TimeoutError):
+            return bool(super().can_read(timeout))  # of what was received before
+        finally:
+            sock.settimeout(ROUND_TRIP)
+        return True
+
     def _connect(self) -> Any:
         sock = super()._connect()
         try:

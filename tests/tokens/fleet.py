@@ -83,7 +83,7 @@ def attempt(account: Account) -> str:
     try:
         return token_of(account)
     except UpstreamFailedError as error:
-        return str(error).removeprefix("server_error: bakrypt ")
+        return (error.description or "").removeprefix("bakrypt ")
 
 
 @contextmanager

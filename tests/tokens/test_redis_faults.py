@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -28,6 +29,8 @@ from misbehaving import TOKEN_REPLY, Received, Upstream, replying
 from processes import free_port, wait_until
 from real_redis import REDIS_SERVER, Forwarder, RedisServer
 from redis import Redis
+from redis._parsers import _RESP2Parser
+from urllib3.util.wait import wait_for_read
 
 from app import create_app as create_our_app
 from bakrypt_proxy import BakryptError
@@ -531,6 +534,26 @@ def test_tls_with_a_ca_of_ones_own(
     assert statuses == [400, 429]
     assert clients[0].get("/readyz").status_code == 200
     assert warnings(caplog) == []
+
+
+def test_tls_where_hiredis_is_installed(
+    sandbox: Sandbox,
+    tls_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It looks at the socket, where the session tickets of TLS 1.3 lie after each handshake."""
+
+    def can_read(parser: Any, timeout: float) -> bool:
+        sock = parser._sock  # noqa: SLF001
+        return sock.pending() > 0 or wait_for_read(sock, timeout)
+
+    monkeypatch.setattr(_RESP2Parser, "can_read", can_read)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": tls_url}
+    assert token_of(member(environ)) == token_of(member(environ))
+    assert member(environ).problems() == warnings(caplog) == []
 
 
 def test_tls_with_a_folder_of_cas(
