@@ -221,5 +221,5 @@ def built() -> Iterator[Image]:
     try:
         yield Image(folder).build()
     finally:
-        subprocess.run(["chmod", "-R", "u+w", str(folder)], check=False)
+        subprocess.run(["/bin/chmod", "-R", "u+w", str(folder)], check=False)
         shutil.rmtree(folder)

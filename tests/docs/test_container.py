@@ -42,7 +42,9 @@ def test_what_the_image_says_of_itself() -> None:
     assert last("USER").value == "10001:10001"
     assert last("EXPOSE").value == "8000"
     assert last("STOPSIGNAL").value == "SIGTERM"
-    assert server._DEFAULTS["workers_kill_timeout"] < DOCKER_STOP  # noqa: SLF001 - no public name
+    timeout = server._DEFAULTS["workers_kill_timeout"]  # noqa: SLF001 - it has no public name
+    assert isinstance(timeout, int)
+    assert timeout < DOCKER_STOP
 
 
 def test_no_secret_reaches_a_build() -> None:
