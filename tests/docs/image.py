@@ -1,6 +1,5 @@
 """The Dockerfile without a container engine: its steps, carried out in a folder by another user."""
 
-import json
 import os
 import re
 import shlex
@@ -12,47 +11,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from documents import ROOT, read
+from dockerfile import context, instructions, last
+from documents import ROOT
 
 BASE_PATH = "/usr/local/bin:/usr/bin:/bin"
 _PASSED_ON = ("PIP_", "HTTP", "NO_PROXY", "SSL_", "REQUESTS_")  # how pip reaches an index here
-
-
-class Instruction(NamedTuple):
-    """One instruction of a Dockerfile, such as `USER 10001:10001`."""
-
-    keyword: str
-    value: str
-
-    @property
-    def command(self) -> list[str]:
-        """The command of a CMD or a HEALTHCHECK in exec form."""
-        found: list[str] = json.loads(self.value[self.value.index("[") :])
-        return found
-
-
-def instructions() -> list[Instruction]:
-    """Return the instructions of our Dockerfile, without comments and with joined lines."""
-    text = re.sub(r"^#.*\n", "", read("Dockerfile"), flags=re.MULTILINE)
-    lines = re.sub(r"\\\n", "", text).splitlines()
-    return [Instruction(*line.split(maxsplit=1)) for line in lines if line]
-
-
-def last(keyword: str) -> Instruction:
-    """Return the last instruction with a keyword, which is that of the image."""
-    return [found for found in instructions() if found.keyword == keyword][-1]
-
-
-def context() -> set[str]:
-    """Return the files and folders that `.dockerignore` lets into a build.
-
-    :raises AssertionError: if it does not exclude everything else.
-    """
-    lines = [line for line in read(".dockerignore").splitlines() if not line.startswith("#")]
-    assert lines[0] == "*"
-    return {line[1:] for line in lines if line.startswith("!")}
 
 
 class Image:
@@ -82,7 +47,7 @@ class Image:
     def build(self) -> Self:
         """Carry out the steps that make files, then make these read-only."""
         python = self._base / "python"
-        python.write_text(f'#!/bin/sh\nexec {self._python()} "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec {_find_python(self.scratch, self._as_user)} "$@"\n')
         python.chmod(0o755)
         steps = {
             "FROM": self._start_stage,
@@ -201,17 +166,16 @@ class Image:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
-    def _python(self) -> str:
-        """Return a Python that the user of the image can run: not one in root's own folder."""
-        code = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
-        for name in (getattr(sys, "_base_executable", sys.executable), "/usr/bin/python3"):
-            with suppress(OSError):
-                run = subprocess.run(
-                    [name, "-c", code], check=False, cwd=self.scratch, **self._as_user
-                )
-                if run.returncode == 0:
-                    return str(name)
-        raise FileNotFoundError("no Python 3.11 with ensurepip that another user can run")
+
+def _find_python(folder: Path, as_user: Mapping[str, Any]) -> str:
+    """Return a Python that the user of the image can run: not one in root's own folder."""
+    code = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
+    for name in (getattr(sys, "_base_executable", sys.executable), "/usr/bin/python3"):
+        with suppress(OSError):
+            run = subprocess.run([name, "-c", code], check=False, cwd=folder, **as_user)
+            if run.returncode == 0:
+                return str(name)
+    raise FileNotFoundError("no Python 3.11 with ensurepip that another user can run")
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import pytest
 import requests
 import trustme
 import yaml
+from dockerfile import last
 from documents import ROOT, read, snippets
-from image import last
 from processes import free_port, granian, wait_until
 from real_redis import answers
 from redis import Redis

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from image import Image, built, context, instructions, last
+from dockerfile import context, instructions, last
+from image import Image, built
 from processes import free_port, wait_until
 
 from bakrypt_proxy.sandbox import Sandbox
