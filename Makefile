@@ -3,7 +3,7 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz bench lint nox screenshots wheel clean
+.PHONY: run test fuzz bench lint nox screenshots release-check clean
 
 run: $(VENV)/run
 	$(BIN)/flask run --port $(PORT)
@@ -28,9 +28,13 @@ nox: $(VENV)/dev
 screenshots: $(VENV)/dev
 	PYTHONPATH=.:tests $(BIN)/python docs/screenshots.py
 
-wheel: $(VENV)/dev
+release-check: $(VENV)/dev
 	rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	.ci/check-wheel dist/*.whl
+	npm pack --dry-run ./bakrypt_proxy/browser
 
 $(VENV)/run: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,7 @@
 """`bakrypt_proxy/browser/` as an npm package: what is in it, its types and its size."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -40,10 +41,16 @@ export const error: BakryptError | typeof fetch = likeFetch;
 
 
 def test_the_version_is_that_of_the_python_package() -> None:
-    """One release has one number."""
+    """One release has one number, which heads the changelog."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     manifest = json.loads((BROWSER / "package.json").read_text("utf-8"))
+    contract = json.loads((ROOT / "bakrypt_proxy" / "web" / "openapi.json").read_text("utf-8"))
+    changes = re.findall(
+        r"^## ([\d.]+) - ", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
     assert manifest["version"] == project["version"]
+    assert contract["info"]["version"] == project["version"]
+    assert changes[0] == project["version"]
     assert manifest["license"] == project["license"]
 
 

@@ -22,7 +22,7 @@ def test_the_rooms_apart_are_named() -> None:
 
 def test_the_make_targets_exist() -> None:
     """Each that the page names."""
-    targets = set(re.findall(r"`make (\w+)`", read(PAGE)))
+    targets = set(re.findall(r"`make ([\w-]+)`", read(PAGE)))
     assert len(targets) > 3
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
