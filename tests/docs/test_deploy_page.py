@@ -4,15 +4,16 @@ import re
 from io import StringIO
 from typing import Any
 
-from documents import read, rows, snippets
+from documents import headings, read, rows, snippets
 from dotenv import dotenv_values
 from flask import Flask
 from prometheus_client import REGISTRY
 from test_settings_page import ROWS
 
-import bakrypt_proxy.web.metrics  # noqa: F401 - it registers the metrics
-from bakrypt_proxy import create_blueprint, telemetry
+import bakrypt_proxy.web.metrics
+from bakrypt_proxy import Settings, create_blueprint, telemetry
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.server import __main__ as server
 
 PAGE = "docs/deploy.md"
 
@@ -77,3 +78,26 @@ def test_the_settings_block_is_an_environment_file() -> None:
     values = dotenv_values(stream=StringIO(snippets(PAGE, "sh")[1]))
     assert "BAKRYPT_TOKEN_FILE" in values
     assert None not in values.values()
+
+
+def test_the_sizing_is_that_of_the_defaults() -> None:
+    """The threads of two workers, and the calls per second that hold all of them."""
+    section = " ".join(read(PAGE).partition("### What limits a machine")[2].split())
+    per_worker = server._DEFAULTS["blocking_threads"]  # noqa: SLF001 - it has no public name
+    assert isinstance(per_worker, int)
+    threads = 2 * per_worker
+    assert f"Two workers have {threads} threads." in section
+    assert f"half a second, that is enough for {2 * threads:,} calls per second" in section
+    assert f"`BAKRYPT_TIMEOUT`, and {threads / Settings().timeout:.0f} per second hold" in section
+    tables = headings("benchmarks/RESULTS.md")
+    assert any(name.startswith("memory-after-exchanges-and-sign-ins") for name in tables)
+
+
+def test_the_metric_of_busy_threads_exists(sandbox: Sandbox) -> None:
+    """Prometheus gets a sum of seconds under the name in the query."""
+    (name,) = re.findall(r"rate\((bakrypt_\w+)\[", read(PAGE).partition("### What limits")[2])
+    app = host(sandbox)
+    app.register_blueprint(bakrypt_proxy.web.metrics.create_metrics())
+    client = app.test_client()
+    client.post("/auth/exchange/")
+    assert re.search(rf"^{name}\{{", client.get("/metrics").text, re.MULTILINE)

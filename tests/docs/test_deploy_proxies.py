@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -296,3 +297,43 @@ def test_the_host_of_a_foreign_page_cannot_be_forged(
     """Its origin is not ours, also if it says that the proxy was called by its own name."""
     page = {"Origin": "https://evil.example"}
     assert proxy.post("/auth/exchange/", {**page, **forged})[0] == 403
+
+
+@contextmanager
+def two_machines(app: int, other: int, folder: Path) -> Iterator[Running]:
+    """The page's nginx as the balancer of two machines, of which our app is the first."""
+    (machines,) = [block for block in snippets(PAGE, "nginx") if "upstream" in block]
+    machines = machines.replace("10.0.0.12:8000", f"127.0.0.1:{other}")
+    machines = machines.replace("10.0.0.11:8000", f"127.0.0.1:{app}")
+    locations = configuration_of("nginx").replace("//127.0.0.1:8000", "//bakrypt_proxy")
+    with serve("nginx", f"{machines}\n{locations}# 127.0.0.1:8000\n", app, folder) as proxy:
+        yield proxy
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_a_machine_that_is_down(app: int, tmp_path: Path) -> None:
+    """Its requests go to the other one."""
+    page = {"Origin": f"https://{SERVED}"}
+    with two_machines(app, free_port(), tmp_path) as proxy:
+        assert [proxy.post("/auth/exchange/", page)[0] for _ in range(6)] == [200] * 6
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_a_machine_that_goes_down_during_a_request(app: int, tmp_path: Path) -> None:
+    """The POST that it has received is not sent to the other one, too."""
+    page = {"Origin": f"https://{SERVED}"}
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+        thread = threading.Thread(target=receive_and_close, args=[dying])
+        thread.start()
+        with two_machines(app, dying.getsockname()[1], tmp_path) as proxy:
+            statuses = [proxy.post("/auth/exchange/", page)[0] for _ in range(4)]
+        thread.join()
+    assert sorted(statuses) == [200, 200, 200, 502]
+
+
+def receive_and_close(listener: socket.socket) -> None:
+    """Read one request and close its connection without a response."""
+    listener.settimeout(20)
+    connection, _ = listener.accept()
+    with connection:
+        assert connection.recv(65536).startswith(b"POST ")
