@@ -64,7 +64,7 @@ def granian(environ: dict[str, str], *arguments: str, app: str = "app:create_app
     ) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: is_up(url), seconds=20)
+            wait_until(lambda: is_up(url), 40)  # on a busy machine
             yield url
         finally:
             process.terminate()

@@ -17,6 +17,7 @@ from dockerfile import context, instructions, last
 from documents import ROOT
 
 BASE_PATH = "/usr/local/bin:/usr/bin:/bin"
+_PATIENCE = 400  # seconds for a step; pip downloads
 _PASSED_ON = ("PIP_", "HTTP", "NO_PROXY", "SSL_", "REQUESTS_")  # how pip reaches an index here
 
 
@@ -82,7 +83,7 @@ class Image:
             process.wait(30)
 
     def run(
-        self, command: list[str], environ: Mapping[str, str]
+        self, command: list[str], environ: Mapping[str, str], *, timeout: float = 60
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command of the image, as `docker exec` would, and return how it ended."""
         return subprocess.run(
@@ -90,7 +91,7 @@ class Image:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=timeout,
             **self._options(environ),
         )
 
@@ -143,7 +144,8 @@ class Image:
         passed_on = {
             name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED_ON)
         }
-        result = self.run(["sh", "-euc", self._placed(value)], passed_on)
+        command = ["sh", "-euc", self._placed(value)]
+        result = self.run(command, passed_on, timeout=_PATIENCE)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
     def _set(self, value: str) -> None:

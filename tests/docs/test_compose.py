@@ -304,6 +304,7 @@ def nginx(mounted: Path, app: str, authority: trustme.CA) -> Iterator[Running]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)  # three servers start
 @needs["openssl"]
 @needs["redis-server"]
 @needs["nginx"]

@@ -12,7 +12,7 @@ from processes import free_port, wait_until
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.server import __main__ as server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # pip may download slowly
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]  # pip may download slowly
 DOCKER_STOP = 10  # seconds until `docker stop` kills a container
 
 
