@@ -1,7 +1,7 @@
 # app.py on bakrypt_proxy.server. docs/deploy.md, "Containers", says how to build and run it.
 FROM python:3.13-slim AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE _bakrypt_proxy_pytest.py ./
 COPY bakrypt_proxy/ bakrypt_proxy/
 # Not --editable: /src is not in the image. pip has compiled the bytecode when it removes itself.
 RUN python -m venv /venv \
