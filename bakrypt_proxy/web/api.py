@@ -93,14 +93,19 @@ def create_api_blueprint(
     :param authorize: called without arguments in each request. Returning true lets the caller in.
     :param visitor: called without arguments. Returns the name of the signed-in visitor, or an empty
         string or None.
-    :raises TypeError: on registration, if `authorize` is not callable, or is async, or if `client`
-        has a session of its own.
+    :raises TypeError: on registration, if `authorize` or `visitor` is not callable, or is async, or
+        if `client` has a session of its own.
     """
     blueprint = Blueprint(name, "bakrypt_proxy", url_prefix="/bakrypt")
     keep_contract(blueprint)
     for path in ("/v1/files/", "/v1/assets/"):  # bakrypt's lists of what everybody made
         blueprint.add_url_rule(
-            path, "lists", unknown_path, strict_slashes=False, merge_slashes=False
+            path,
+            "lists",
+            unknown_path,
+            strict_slashes=False,
+            merge_slashes=False,
+            provide_automatic_options=False,
         )
     for call in CALLS:
         add_route(blueprint, call.path, _create_view(call), call.method, head=False)
@@ -195,13 +200,14 @@ def _send_file(registration: Registration, api: Api, call: Call) -> Response:
 
 def _create_assets(registration: Registration, api: Api, call: Call) -> Response:
     body, said = read_assets(request)
+    visitor = api.receipts.name()
     headers = _headers("Accept-Language") | {"Content-Type": "application/json"}
     api_request = ApiRequest(
         call.name, call.method, call.path, headers, (body,), len(body), said=said
     )
     found = _send(registration, api, api_request)
     response = json_response(found.text, found.status)
-    api.receipts.add(request, response, made_transactions(found.content))
+    api.receipts.add(request, response, made_transactions(found.content), visitor)
     return response
 
 
@@ -245,7 +251,7 @@ def _headers(*names: str) -> dict[str, str]:
     found = {}
     for name in (*names, "X-Request-ID"):
         value = request_id() if name == "X-Request-ID" else request.headers.get(name)
-        if value is not None:
+        if value:  # for an absent Content-Type, a WSGI server may set an empty one (PEP 3333)
             if not _HEADER.fullmatch(value):
                 raise InvalidRequestError(f"the header {name} is not valid")
             found[name] = value

@@ -8,6 +8,7 @@ import hashlib
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import NamedTuple
 from uuid import UUID
 
@@ -39,9 +40,12 @@ class Receipts:
     :param settings: the network that receipts are good for, and the keys that sign them.
     :param visitor: returns the name of the signed-in visitor, or an empty string or None. What a
         visitor made before signing in stays theirs.
+    :raises TypeError: if `visitor` is not callable, or is async.
     """
 
     def __init__(self, settings: Settings, visitor: Visitor | None) -> None:
+        if visitor is not None and (not callable(visitor) or iscoroutinefunction(visitor)):
+            raise TypeError("visitor must be a function that returns a string, and no async one")
         self._network = settings.url
         self._keys = _keys(settings)
         self._visitor = visitor
@@ -61,47 +65,61 @@ class Receipts:
 
     def owns(self, request: Request, transaction: UUID) -> bool:
         """Return whether a request carries the receipt of a transaction."""
-        return self._read(request, _cookie_name(request, transaction)) is not None
+        return self._read(request, _cookie_name(request, transaction), self.name()) is not None
 
     def transactions(self, request: Request) -> list[UUID]:
         """Return the transactions whose receipts a request carries, newest first."""
-        return [receipt.transaction for receipt in self._all(request)]
+        return [receipt.transaction for receipt in self._all(request, self.name())]
 
-    def add(self, request: Request, response: Response, transactions: list[UUID]) -> None:
-        """Set the receipts of new transactions, and remove the oldest ones above the limit."""
+    def name(self) -> str:
+        """Return the name of the signed-in visitor, or an empty string.
+
+        :raises TypeError: if `visitor` returns anything but a string or None.
+        """
+        found = self._visitor() if self._visitor is not None else None
+        if found is None or isinstance(found, str):
+            return found or ""
+        raise TypeError(f"visitor must return a string or None, not {type(found).__name__}")
+
+    def add(
+        self, request: Request, response: Response, transactions: list[UUID], visitor: str
+    ) -> None:
+        """Set the receipts of new transactions, and remove the oldest ones above the limit.
+
+        :param visitor: the visitor's name, asked before the call: the app's function could fail
+            now, and the transactions would be lost.
+        """
         for transaction in transactions:
             name = _cookie_name(request, transaction)
-            value = self._signer(name, self._name()).sign("").decode()
+            value = self._signer(name, visitor).sign("").decode()
             _set_cookie(request, response, name, value, MAX_AGE)
-        old = [item for item in self._all(request) if item.transaction not in transactions]
+        old = [item for item in self._all(request, visitor) if item.transaction not in transactions]
         for receipt in old[max(0, _MAX_RECEIPTS - len(transactions)) :]:
             _set_cookie(request, response, _cookie_name(request, receipt.transaction), "", 0)
 
-    def _all(self, request: Request) -> list[_Receipt]:
+    def _all(self, request: Request, visitor: str) -> list[_Receipt]:
         prefix = _prefix(request)
         names = [name for name in request.cookies if name.startswith(prefix)]
-        found = [receipt for name in names if (receipt := self._read(request, name)) is not None]
+        receipts = [self._read(request, name, visitor) for name in names]
+        found = [receipt for receipt in receipts if receipt is not None]
         # Browsers send the oldest first (RFC 6265 section 5.4): that orders those of one second.
         found.reverse()
         return sorted(found, key=lambda receipt: receipt.signed_at, reverse=True)
 
-    def _read(self, request: Request, name: str) -> _Receipt | None:
+    def _read(self, request: Request, name: str, visitor: str) -> _Receipt | None:
         """Return a receipt that is signed for this visitor, or was before they signed in."""
         transaction, value = _transaction(name, _prefix(request)), request.cookies.get(name)
         if transaction is None or value is None:
             return None
-        for visitor in {self._name(), ""}:
+        for signed_for in {visitor, ""}:
             try:
-                _, signed_at = self._signer(name, visitor).unsign(
+                _, signed_at = self._signer(name, signed_for).unsign(
                     value, max_age=MAX_AGE, return_timestamp=True
                 )
             except BadSignature:
                 continue
             return _Receipt(transaction, signed_at.timestamp())
         return None
-
-    def _name(self) -> str:
-        return (self._visitor() if self._visitor is not None else None) or ""
 
     def _signer(self, name: str, visitor: str) -> TimestampSigner:
         # JSON, so that no two lists of names give the same salt.

@@ -434,6 +434,36 @@ def test_a_browser_that_keeps_no_cookie(api: Api, client: FlaskClient) -> None:
     assert not api.calls
 
 
+@pytest.mark.parametrize("name", [uuid4(), 7, 0, b"alice", True, ["alice"]])
+@pytest.mark.parametrize(("method", "path"), [ROUTES[1], ROUTES[2], ROUTES[4]])
+def test_a_visitor_that_is_no_string(api: Api, method: str, path: str, name: Any) -> None:
+    """500 before anything is made: an asset without a receipt would be lost."""
+    client = create_app(api.upstream.environ, visitor=lambda: name).test_client()
+    assert_error(client.open(path, method=method, json=[{"name": "A"}]), 500, "server_error")
+    assert not api.upstream.requests
+
+
+async def async_visitor() -> str:
+    """What a host may pass by mistake."""
+    return "alice"
+
+
+@pytest.mark.parametrize("visitor", ["alice", async_visitor])
+def test_a_visitor_that_is_no_function(api: Api, visitor: Any) -> None:
+    """Said at registration."""
+    with pytest.raises(TypeError, match="visitor must be a function"):
+        create_app(api.upstream.environ, visitor=visitor)
+
+
+def test_a_visitor_function_that_fails_later(api: Api) -> None:
+    """It is asked once, before the asset is made: its database may be away after that."""
+    names = ["alice", "alice", "alice"]
+    client = create_app(api.upstream.environ, visitor=names.pop).test_client()
+    make(client)
+    make(client)
+    assert client.get("/bakrypt/receipts/").get_json() == {"transactions": [TRANSACTION]}
+
+
 def test_a_host_that_has_read_the_body(api: Api, client: FlaskClient) -> None:
     """500 that says so: an empty file would look like a whole one."""
     app = client.application
@@ -470,6 +500,22 @@ def test_a_file_goes_up_whole(api: Api, client: FlaskClient) -> None:
     (call,) = api.calls
     assert call.body == body
     assert call.headers["content-type"] == "image/png; a=b"
+
+
+@pytest.mark.parametrize("name", ["CONTENT_TYPE", "HTTP_ACCEPT_LANGUAGE"])
+def test_a_file_with_an_empty_header(api: Api, client: FlaskClient, name: str) -> None:
+    """As one without it: uWSGI sets an empty CONTENT_TYPE for a file without a type."""
+    api.answer = replying(201, FILE)
+    response = client.post("/bakrypt/v1/files/", data=b"x", environ_overrides={name: ""})
+    assert response.status_code == 201
+    assert {"content-type", "accept-language"}.isdisjoint(api.calls[0].headers)
+
+
+@pytest.mark.parametrize("path", ["/bakrypt/v1/files/", "/bakrypt/v1/assets"])
+def test_a_preflight_names_the_call_and_not_the_list(client: FlaskClient, path: str) -> None:
+    """The list at the same path is a 404."""
+    response = client.options(path)
+    assert (response.status_code, response.headers["Allow"]) == (204, "OPTIONS, POST")
 
 
 def refusing(*good: str, then: Behaviour) -> Behaviour:

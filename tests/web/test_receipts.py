@@ -35,7 +35,8 @@ class Browser:
         """Get the receipts of new transactions."""
         with self._request():
             response = Response()
-            self._receipts.add(request, response, list(transactions))
+            name = self._receipts.name()
+            self._receipts.add(request, response, list(transactions), name)
         self.headers = response.headers.getlist("Set-Cookie")
         for header in self.headers:
             name, _, value = header.partition(";")[0].partition("=")
