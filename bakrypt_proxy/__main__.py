@@ -21,7 +21,19 @@ from .settings import Settings, unknown_settings
 def main(env_file: Path | None) -> None:
     """Get access tokens from bakrypt, check the settings, run the sandbox."""
     if found := env_file or find_dotenv(usecwd=True):
-        load_dotenv(found, encoding="utf-8-sig")
+        _read(found)
+
+
+def _read(path: Path | str) -> None:
+    problem = ""
+    try:
+        load_dotenv(path, encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        problem = "it is not UTF-8 (PowerShell writes UTF-16 with >)"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:  # raised here: the error of the codec holds the whole file, secrets included
+        raise click.ClickException(f"{path} cannot be read: {problem}")
 
 
 def _find_account() -> tuple[Account, list[Finding]]:

@@ -241,3 +241,37 @@ def test_shell_completion(tmp_path: Path) -> None:
     assert "_bakrypt_completion" in script.stdout
     words = {"_BAKRYPT_COMPLETE": "bash_complete", "COMP_WORDS": "bakrypt re", "COMP_CWORD": "1"}
     assert bakrypt(cwd=tmp_path, environ=words).stdout == "plain,refresh\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_that_is_not_utf8(encoding: str, tmp_path: Path) -> None:
+    """PowerShell writes UTF-16. A traceback would show nothing to mend."""
+    text = "BAKRYPT_TOKEN=planted\nBAKRYPT_CLIENT_ID=J\N{LATIN SMALL LETTER U WITH DIAERESIS}rg\n"
+    (tmp_path / ".env").write_bytes(text.encode(encoding))
+    result = bakrypt("check", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: ")
+    assert ".env cannot be read: it is not UTF-8" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "planted" not in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads any file")
+def test_a_file_of_somebody_else(tmp_path: Path) -> None:
+    """It is named, without a traceback."""
+    write_settings(tmp_path / ".env", {"BAKRYPT_TOKEN": "planted"}).chmod(0)
+    result = bakrypt("check", cwd=tmp_path)
+    assert result.returncode == 1
+    assert ".env cannot be read: Permission denied" in result.stderr
+
+
+def test_a_wrong_proxy_is_not_called_a_missing_credential(tmp_path: Path) -> None:
+    """Credentials that are set are not off, and the remedy is not to set them."""
+    environ = {"BAKRYPT_TOKEN": "planted", "HTTPS_PROXY": "socks5://127.0.0.1:1"}
+    result = bakrypt("check", "--json", cwd=tmp_path, environ=environ)
+    found = {item["subject"]: (item["state"], item["text"]) for item in json.loads(result.stdout)}
+    reason = "the proxy that HTTPS_PROXY names must be an http:// or https:// address"
+    assert result.returncode == 1
+    assert found["upstream"] == ("FAILED", f"not asked: {reason}")
+    assert found["exchange"] == ("FAILED", reason)
+    assert found["token"][0] == "off"
