@@ -45,6 +45,7 @@ class Upstream:
     behave: Behaviour = field(default_factory=lambda: replying(200, TOKEN_REPLY))
     tls: ssl.SSLContext | None = None
     requests: list[Received] = field(default_factory=list)
+    reads_bodies: bool = True
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -105,14 +106,16 @@ class Upstream:
                     connection, server_side=True
                 )
             with connection, connection.makefile("rb") as stream:
-                while (received := _receive(stream, number)) is not None:
+                while (
+                    received := _receive(stream, number, with_body=self.reads_bodies)
+                ) is not None:
                     self.requests.append(received)
                     self.behave(self, connection, received)
         except OSError:
             return
 
 
-def _receive(stream: BinaryIO, number: int) -> Received | None:
+def _receive(stream: BinaryIO, number: int, *, with_body: bool) -> Received | None:
     line = stream.readline().decode("latin-1").strip()
     if not line:
         return None
@@ -120,7 +123,7 @@ def _receive(stream: BinaryIO, number: int) -> Received | None:
     while header := stream.readline().decode("latin-1").strip():
         name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", "0")))
+    body = stream.read(int(headers.get("content-length", "0"))) if with_body else b""
     return Received(line, headers, body, number)
 
 

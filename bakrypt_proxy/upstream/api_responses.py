@@ -116,8 +116,13 @@ def _describe(status: int, body: Any, said: Collection[str] | None) -> str:
 def _is_harmless(detail: str, said: Collection[str]) -> bool:
     if not 0 < len(detail) <= _MAX_DETAIL or not detail.isprintable() or set(detail) & set("<>&"):
         return False
-    lower = detail.lower()
-    return not any(len(text) >= _SHORTEST_QUOTE and text.lower() in lower for text in said)
+    sentence, quotes = _plain(detail), map(_plain, said)
+    return not any(len(text) >= _SHORTEST_QUOTE and text in sentence for text in quotes)
+
+
+def _plain(text: str) -> str:
+    """Return a text in lower case, with single spaces: Django REST strips what it quotes."""
+    return " ".join(text.lower().split())
 
 
 def _fields(body: Any) -> list[str]:

@@ -124,7 +124,7 @@ class Connection:
             if not is_sent or self._has_response(reader):
                 is_sent = False
                 break
-            is_sent = self._send(Masked(part), time.monotonic() + silence)
+            is_sent = self._send_part(reader, Masked(part), time.monotonic() + silence)
         deadline = time.monotonic() + (first_byte if is_sent else silence)
         while not reader.has_begun:
             self._receive_once(reader, deadline)
@@ -132,6 +132,15 @@ class Connection:
         response = reader.response()
         self.is_reusable = is_sent and reader.is_reusable
         return response
+
+    def _send_part(self, reader: "_ResponseReader", part: Masked[bytes], deadline: float) -> bool:
+        """Return False if upstream stopped reading, also if it keeps the connection open."""
+        try:
+            return self._send(part, deadline)
+        except TimeoutError:
+            if self._has_response(reader):
+                return False
+            raise
 
     def _has_response(self, reader: "_ResponseReader") -> bool:
         """Read what is there, and return whether the final response has begun."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from misbehaving import Received, Upstream, replying
+from misbehaving import Received, Upstream, head, replying
 
 from bakrypt_proxy import Settings, UpstreamFailedError, UpstreamRefusedError
 from bakrypt_proxy.upstream.masking import Masked
@@ -73,6 +73,22 @@ def test_a_silent_upstream(any_upstream: Upstream) -> None:
     with pytest.raises(UpstreamFailedError):
         relay(any_upstream, upload_timeout=0.5).send(upload([PART], len(PART)), TOKEN)
     assert time.monotonic() - started < 2
+
+
+def test_an_answer_while_bakrypt_reads_no_more(any_upstream: Upstream) -> None:
+    """It is handed on, although the next part cannot be sent."""
+    body = b'{"detail": "No."}'
+
+    def refuse_unread(upstream: Upstream, connection: Any, _: Received) -> None:
+        upstream.stopped.wait(0.5)  # until the sender has filled all buffers
+        connection.sendall(head(413, len(body)) + body)
+        upstream.stopped.wait(10)
+
+    any_upstream.reads_bodies = False
+    any_upstream.behave = refuse_unread
+    with pytest.raises(UpstreamRefusedError) as caught:
+        relay(any_upstream).send(upload([PART] * 1000, 1000 * len(PART)), TOKEN)
+    assert caught.value.status == 413
 
 
 def test_a_refusal_is_bakrypts(any_upstream: Upstream) -> None:

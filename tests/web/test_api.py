@@ -213,6 +213,13 @@ def test_errors_are_ours(
     assert "vil-Name" not in response.text
 
 
+def test_an_error_that_quotes_a_name_without_its_spaces(api: Api, client: FlaskClient) -> None:
+    """Django REST strips a text before it quotes it."""
+    api.answer = replying(400, {"detail": "Evil Name is taken."})
+    response = client.post("/bakrypt/v1/assets/", json=[{"image": "\n  Evil \t Name  "}])
+    assert_error(response, 400, "invalid_request", "refuses this request")
+
+
 def test_an_error_of_a_file_quotes_nothing(api: Api, client: FlaskClient) -> None:
     """What a file says is not known here, so no sentence of bakrypt's is handed on."""
     api.answer = replying(400, {"detail": "evil.png is bad", "file": ["evil.png"]})
