@@ -226,6 +226,8 @@ def _whole(value: object, most: int, what: str) -> int:
 def cookie_key(value: object) -> str:
     """Return one or more keys that sign cookies."""
     text = _text(value)
+    if len(text.splitlines()) > 1:  # as one key of two lines, the old one would not be known
+        raise ValueError("has several lines: separate the keys by commas")
     if not all(len(key.strip()) >= _MIN_KEY for key in text.split(",")):
         raise ValueError(f"has a key of less than {_MIN_KEY} characters: set longer random ones")
     return text

@@ -332,3 +332,16 @@ def test_trusted_hosts_are_read_in_any_case() -> None:
     """DNS names have no case."""
     settings = Settings.from_mapping({"BAKRYPT_TRUSTED_HOSTS": "Shop.Example.com, b.example"})
     assert settings.trusted_hosts == {"shop.example.com", "b.example"}
+
+
+def test_cookie_keys_on_several_lines(tmp_path: Path) -> None:
+    """Taken for one key, a rotated file would end all receipts in silence."""
+    keys = ["a-key-of-at-least-32-characters-000", "a-key-of-at-least-32-characters-111"]
+    path = tmp_path / "keys"
+    path.write_text("\n".join(keys))
+    with pytest.raises(SettingsError, match="BAKRYPT_COOKIE_KEY_FILE has several lines") as caught:
+        Settings.from_mapping({"BAKRYPT_COOKIE_KEY_FILE": str(path)})
+    assert "characters-" not in str(caught.value)
+    path.write_text(f"{', '.join(keys)}\r\n")
+    settings = Settings.from_mapping({"BAKRYPT_COOKIE_KEY_FILE": str(path)})
+    assert settings.cookie_key == ", ".join(keys)
