@@ -264,7 +264,12 @@ def test_a_connection_that_was_idle_for_long_is_not_used(
     """
     client = BakryptClient(Settings.from_mapping(any_upstream.environ))
     together = threading.Barrier(3)
-    any_upstream.behave = lambda *call: (together.wait(5), answer_new_connections(0)(*call))
+
+    def answer_together(*call: Any) -> None:
+        together.wait(5)
+        answer_new_connections(0)(*call)
+
+    any_upstream.behave = answer_together
     threads = [threading.Thread(target=client.exchange) for _ in range(3)]
     for thread in threads:
         thread.start()
