@@ -256,22 +256,9 @@ def test_a_file_that_is_not_utf8(encoding: str, tmp_path: Path) -> None:
     assert "planted" not in result.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads any file")
-def test_a_file_of_somebody_else(tmp_path: Path) -> None:
-    """It is named, without a traceback."""
-    write_settings(tmp_path / ".env", {"BAKRYPT_TOKEN": "planted"}).chmod(0)
-    result = bakrypt("check", cwd=tmp_path)
-    assert result.returncode == 1
-    assert ".env cannot be read: Permission denied" in result.stderr
-
-
-def test_a_wrong_proxy_is_not_called_a_missing_credential(tmp_path: Path) -> None:
-    """Credentials that are set are not off, and the remedy is not to set them."""
-    environ = {"BAKRYPT_TOKEN": "planted", "HTTPS_PROXY": "socks5://127.0.0.1:1"}
-    result = bakrypt("check", "--json", cwd=tmp_path, environ=environ)
-    found = {item["subject"]: (item["state"], item["text"]) for item in json.loads(result.stdout)}
-    reason = "the proxy that HTTPS_PROXY names must be an http:// or https:// address"
-    assert result.returncode == 1
-    assert found["upstream"] == ("FAILED", f"not asked: {reason}")
-    assert found["exchange"] == ("FAILED", reason)
-    assert found["token"][0] == "off"
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a file")
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is named, without a traceback. Also root cannot read the first byte of this one."""
+    result = bakrypt("--env-file", "/proc/self/mem", "check", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "Error: /proc/self/mem cannot be read: Input/output error\n"
