@@ -22,6 +22,7 @@ from urllib3.util.ssltransport import SSLTransport
 
 ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
+_LOOKS = 3  # at one connection: tickets of TLS may come between our look and hiredis' one
 
 
 def redis_options(redis_url: str) -> dict[str, Any]:
@@ -183,12 +184,20 @@ class _TLSConnection(_TCPConnection):
         A pool asks before each use. What TLS sends for itself does not count: hiredis would take
         the session tickets after a handshake for an answer, and the pool would give up.
         """
+        for _ in range(_LOOKS):
+            if self._has_received(timeout):
+                return True
+            if not super().can_read(timeout):  # of what was received before
+                return False
+        return True
+
+    def _has_received(self, timeout: float) -> bool:
         sock: Any = self._sock
         sock.settimeout(timeout)
         try:
             sock.recv(1)  # it is lost, but so is a connection with something in it
         except (BlockingIOError, TimeoutError):
-            return bool(super().can_read(timeout))  # of what was received before
+            return False
         finally:
             sock.settimeout(ROUND_TRIP)
         return True

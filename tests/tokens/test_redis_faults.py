@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -554,6 +555,37 @@ def test_tls_where_hiredis_is_installed(
     environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": tls_url}
     assert token_of(member(environ)) == token_of(member(environ))
     assert member(environ).problems() == warnings(caplog) == []
+
+
+def test_tls_tickets_that_come_while_hiredis_looks(
+    sandbox: Sandbox,
+    tls_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The session tickets arrive after our own look at the connection, and before hiredis' one."""
+    looked: set[Any] = set()
+
+    def can_read(parser: Any, timeout: float) -> bool:
+        sock = parser._sock  # noqa: SLF001
+        is_first = sock not in looked
+        looked.add(sock)
+        return sock.pending() > 0 or wait_for_read(sock, 0.1 if is_first else timeout)
+
+    def pass_on_late(client: socket.socket, data: bytes) -> None:
+        time.sleep(0.01)
+        client.sendall(data)
+
+    monkeypatch.setattr(_RESP2Parser, "can_read", can_read)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with Forwarder(urlsplit(tls_url).port or 0) as forwarder:
+        forwarder.pass_on = pass_on_late
+        url = forwarder.url.replace("redis:", "rediss:")
+        environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": url}
+        assert token_of(member(environ)) == token_of(member(environ))
+        assert warnings(caplog) == []
+    assert looked
 
 
 def test_tls_with_a_folder_of_cas(
