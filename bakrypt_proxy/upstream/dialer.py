@@ -141,7 +141,8 @@ def _parse_proxy(name: str, address: Masked[str]) -> _Proxy | None:
     if not host or parts.scheme not in _PORTS:
         return None
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    pair = unquote_to_bytes(f"{user}:{password}") if user or password else b""
+    # fsencode: what is no UTF-8 in the environment cannot be encoded otherwise.
+    pair = unquote_to_bytes(os.fsencode(f"{user}:{password}")) if user or password else b""
     credentials = base64.b64encode(pair)
     line = b"Proxy-Authorization: Basic %b\r\n" % credentials if credentials else b""
     return _Proxy(name, parts.scheme, host, port, Masked(line))

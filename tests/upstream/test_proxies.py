@@ -89,6 +89,17 @@ def test_with_a_user_alone(proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch)
     assert "Proxy-Authorization: Basic dXNlcjo=\r\n" in proxy.heads[0]
 
 
+def test_with_a_password_that_is_not_unicode(
+    proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy gets the bytes that the variable has, here Latin-1."""
+    scheme = "https" if proxy.tls else "http"
+    address = f"{scheme}://us\udce9r:p\udce9%20w@{proxy.address}"  # as Python reads such a variable
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    assert world_client().password("alice", "p")["access_token"] == "token-of-alice"
+    assert "Proxy-Authorization: Basic dXPpcjpw6SB3\r\n" in proxy.heads[0]
+
+
 def test_a_port_goes_into_the_tunnel(proxy: ConnectProxy) -> None:
     """Where bakrypt is not at 443."""
     client = world_client(BAKRYPT_URL=f"https://{HOST}:8443")
