@@ -78,17 +78,21 @@ class Settings:
                 problems.append(str(error))
             else:
                 values |= {} if value is None else {name: value}
-        return cls._checked(values, problems)
+        settings = cls._check(values, problems)
+        if settings is None:
+            # A crash reporter collects the local variables of each frame.
+            del sources, value, values
+            raise SettingsError("\n".join(problems))
+        return settings
 
     @classmethod
-    def _checked(cls, values: Mapping[str, Any], problems: list[str]) -> Self:
+    def _check(cls, values: Mapping[str, Any], problems: list[str]) -> Self | None:
+        """Return the settings, or None after adding to the problems what is wrong with them."""
         try:
             settings = cls(**values)
         except SettingsError as error:
             problems += error.problems
-        if problems:
-            raise SettingsError("\n".join(problems))
-        return settings
+        return None if problems else settings
 
     def __post_init__(self) -> None:
         problems = []

@@ -296,6 +296,21 @@ def test_frames_of_a_parameter_that_is_no_text(bakrypt: BakryptClient, text: obj
     assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
 
 
+def test_frames_of_settings_with_a_problem() -> None:
+    """The right settings beside the wrong one stand in no frame."""
+    secrets = ("planted-token", "planted-secret", "planted-redis", "planted-cookie-key" * 2)
+    environ = {
+        "BAKRYPT_TOKEN": secrets[0],
+        "BAKRYPT_CLIENT_SECRET": secrets[1],
+        "BAKRYPT_REDIS_URL": f"redis://:{secrets[2]}@redis.example:6379/0",
+        "BAKRYPT_COOKIE_KEY": secrets[3],
+        "BAKRYPT_TIMEOUT": "never",
+    }
+    with pytest.raises(BakryptError, match="BAKRYPT_TIMEOUT") as caught:
+        Settings.from_mapping({}, environ)
+    assert_silent(as_a_crash_reporter_sees(caught.value), secrets)
+
+
 VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (path, {"json": body}) for name, (path, body) in REQUESTS.items()},
     "form": ("/auth/token/", {"data": {"username": "alice", "password": CALLERS["password"]}}),
