@@ -51,7 +51,8 @@ def test_what_the_image_says_of_itself() -> None:
 def test_no_secret_reaches_a_build() -> None:
     """The context has the sources of the package and the app, and nothing else."""
     assert context() - {"**/__pycache__"} == {
-        *("app.py", "bakrypt_proxy", "LICENSE", "pyproject.toml", "README.md")
+        *("_bakrypt_proxy_pytest.py", "app.py", "bakrypt_proxy"),
+        *("LICENSE", "pyproject.toml", "README.md"),
     }
 
 
