@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Request, Response
 from flask.blueprints import BlueprintSetupState
 
 from .._parsers import NETWORKS
@@ -40,6 +40,7 @@ from .registration import (
     Api,
     Options,
     Registration,
+    current_request,
     find_for_commands,
     register,
     registration_of,
@@ -127,8 +128,9 @@ def create_api_blueprint(
 
 def receipts() -> Response:
     """`GET /bakrypt/receipts/`: the transactions that this browser made, newest first."""
-    _, api = _let_in()
-    found = [str(transaction) for transaction in api.receipts.transactions(request)]
+    current = current_request()
+    _, api = _let_in(current)
+    found = [str(transaction) for transaction in api.receipts.transactions(current)]
     return json_response(json.dumps({"transactions": found}))
 
 
@@ -137,7 +139,7 @@ def passthrough() -> Response:
 
     The network is filled in here: an attribute in the page could contradict the settings.
     """
-    url = registration_of(request).settings.url
+    url = registration_of(current_request()).settings.url
     urls = [url] if url in NETWORKS.values() else NETWORKS.values()
     hosts = " ".join(urlsplit(url).netloc for url in urls)
     return documents.script("passthrough.js", {"BAKRYPT_HOSTS": hosts})
@@ -152,38 +154,37 @@ def _create_view(call: Call) -> View:
     handle = {"files": _send_file, "assets": _create_assets}.get(call.name, _send_empty)
 
     def view(transaction: UUID | None = None) -> Response:
-        registration, api = _let_in()
+        current = current_request()
+        registration, api = _let_in(current)
         if call.name not in registration.settings.api_calls:
             raise AccessDeniedError(f"{call.name} is switched off here: see BAKRYPT_API_CALLS")
-        if call.owned and not (transaction and api.receipts.owns(request, transaction)):
+        if call.owned and not (transaction and api.receipts.owns(current, transaction)):
             # As an unknown one: that it exists is nobody's business.
             raise InvalidRequestError(_UNKNOWN, status=404, error="not_found")
         path = call.path.replace(_UUID, str(transaction))  # canonical, whatever matched
-        response = handle(registration, api, call._replace(path=path))
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+        return handle(current, registration, api, call._replace(path=path))
 
     view.__name__ = call.name
     return view
 
 
-def _let_in() -> tuple[Registration, Api]:
+def _let_in(current: Request) -> tuple[Registration, Api]:
     """Check the page, the app's `authorize` and what no call has. GETs are checked, too."""
-    registration = registration_of(request)
+    registration = registration_of(current)
     api = registration.api
-    registration.access.check_origin(request)
-    api.receipts.check_cookies(request)
-    registration.access.check_caller(request)
-    if request.query_string:
+    registration.access.check_origin(current)
+    api.receipts.check_cookies(current)
+    registration.access.check_caller(current)
+    if current.query_string:
         raise InvalidRequestError("no call takes a query")
     return registration, api
 
 
-def _send_file(registration: Registration, api: Api, call: Call) -> Response:
-    length = check_length(request, registration.settings.max_upload)
-    headers = _headers("Content-Type", "Accept-Language")
+def _send_file(current: Request, registration: Registration, api: Api, call: Call) -> Response:
+    length = check_length(current, registration.settings.max_upload)
+    headers = _headers(current, "Content-Type", "Accept-Language")
     with api.uploads.slot():
-        body = parts(request, length)
+        body = parts(current, length)
         repeatable = length <= MAX_REPEATED
         api_request = ApiRequest(
             call.name,
@@ -198,22 +199,22 @@ def _send_file(registration: Registration, api: Api, call: Call) -> Response:
     return json_response(found.text, found.status)
 
 
-def _create_assets(registration: Registration, api: Api, call: Call) -> Response:
-    body, said = read_assets(request)
+def _create_assets(current: Request, registration: Registration, api: Api, call: Call) -> Response:
+    body, said = read_assets(current)
     visitor = api.receipts.name()
-    headers = _headers("Accept-Language") | {"Content-Type": "application/json"}
+    headers = _headers(current, "Accept-Language") | {"Content-Type": "application/json"}
     api_request = ApiRequest(
         call.name, call.method, call.path, headers, (body,), len(body), said=said
     )
     found = _send(registration, api, api_request)
     response = json_response(found.text, found.status)
-    api.receipts.add(request, response, made_transactions(found.content), visitor)
+    api.receipts.add(current, response, made_transactions(found.content), visitor)
     return response
 
 
-def _send_empty(registration: Registration, api: Api, call: Call) -> Response:
+def _send_empty(current: Request, registration: Registration, api: Api, call: Call) -> Response:
     """Ask for a transaction or act on it. A body of the caller's is ignored."""
-    headers = _headers("Accept-Language")
+    headers = _headers(current, "Accept-Language")
     api_request = ApiRequest(call.name, call.method, call.path, headers, said=call.path.split("/"))
     found = _send(registration, api, api_request)
     return json_response(found.text, found.status)
@@ -246,11 +247,11 @@ def _send(
     return found
 
 
-def _headers(*names: str) -> dict[str, str]:
+def _headers(current: Request, *names: str) -> dict[str, str]:
     """Return those of the caller's headers that go upstream."""
     found = {}
     for name in (*names, "X-Request-ID"):
-        value = request_id() if name == "X-Request-ID" else request.headers.get(name)
+        value = request_id(current) if name == "X-Request-ID" else current.headers.get(name)
         if value:  # for an absent Content-Type, a WSGI server may set an empty one (PEP 3333)
             if not _HEADER.fullmatch(value):
                 raise InvalidRequestError(f"the header {name} is not valid")

@@ -42,6 +42,7 @@ _COMMON_HEADERS = [
     ("Cache-Control", "no-store"),  # RFC 6749 section 5.1, as Pragma
     ("Pragma", "no-cache"),
     ("Vary", "Origin"),
+    ("X-Content-Type-Options", "nosniff"),
 ]
 _SAFE_METHODS = {"GET", "HEAD"}  # RFC 9110 section 9.2.1; a link on any page may lead there
 _ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
@@ -229,9 +230,9 @@ def _common_headers(current: Request) -> list[tuple[str, str]]:
     return [*_COMMON_HEADERS, ("X-Request-ID", _request_id(current.environ))]
 
 
-def request_id() -> str:
-    """Return the id of the current request."""
-    return _request_id(request.environ)
+def request_id(current: Request) -> str:
+    """Return the id of a request."""
+    return _request_id(current.environ)
 
 
 def _request_id(environ: "WSGIEnvironment") -> str:

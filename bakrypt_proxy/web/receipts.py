@@ -65,7 +65,8 @@ class Receipts:
 
     def owns(self, request: Request, transaction: UUID) -> bool:
         """Return whether a request carries the receipt of a transaction."""
-        return self._read(request, _cookie_name(request, transaction), self.name()) is not None
+        name = _cookie_name(request, transaction)
+        return self._signed_at(request, name, self.name()) is not None
 
     def transactions(self, request: Request) -> list[UUID]:
         """Return the transactions whose receipts a request carries, newest first."""
@@ -107,9 +108,16 @@ class Receipts:
         return sorted(found, key=lambda receipt: receipt.signed_at, reverse=True)
 
     def _read(self, request: Request, name: str, visitor: str) -> _Receipt | None:
-        """Return a receipt that is signed for this visitor, or was before they signed in."""
-        transaction, value = _transaction(name, _prefix(request)), request.cookies.get(name)
-        if transaction is None or value is None:
+        transaction = _transaction(name, _prefix(request))
+        if transaction is None:
+            return None
+        signed_at = self._signed_at(request, name, visitor)
+        return None if signed_at is None else _Receipt(transaction, signed_at)
+
+    def _signed_at(self, request: Request, name: str, visitor: str) -> float | None:
+        """Return when a receipt was signed for this visitor, or before they signed in."""
+        value = request.cookies.get(name)
+        if value is None:
             return None
         for signed_for in {visitor, ""}:
             try:
@@ -118,7 +126,7 @@ class Receipts:
                 )
             except BadSignature:
                 continue
-            return _Receipt(transaction, signed_at.timestamp())
+            return float(signed_at.timestamp())
         return None
 
     def _signer(self, name: str, visitor: str) -> TimestampSigner:
