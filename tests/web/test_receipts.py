@@ -277,3 +277,16 @@ def test_an_old_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
             "itsdangerous.TimestampSigner.get_timestamp", lambda _, at=now + later: at
         )
         assert browser.owns(transaction) is owned
+
+
+@pytest.mark.parametrize("seconds", [1, 30, 3600])
+def test_a_clock_that_is_behind(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """The worker that is asked may have a slower clock than the one that signed."""
+    browser, transaction = Browser(), uuid4()
+    browser.make(transaction)
+    now = int(__import__("time").time())
+    monkeypatch.setattr(
+        "itsdangerous.TimestampSigner.get_timestamp", lambda _, at=now - seconds: at
+    )
+    assert browser.owns(transaction)
+    assert browser.list() == [transaction]
