@@ -148,7 +148,7 @@ def _read_secret(name: str, option: str, *, from_stdin: bool) -> str:
     :param option: what to use where there is no terminal.
     """
     if from_stdin:
-        secret = sys.stdin.readline().rstrip("\r\n")
+        secret = _read_line(name)
     elif sys.stdin.isatty():
         secret = str(click.prompt(name.capitalize(), hide_input=True, err=True))
     else:
@@ -156,6 +156,13 @@ def _read_secret(name: str, option: str, *, from_stdin: bool) -> str:
     if not secret:
         raise click.ClickException(f"the {name} is empty")
     return secret
+
+
+def _read_line(name: str) -> str:
+    with suppress(UnicodeDecodeError):  # that error holds the secret
+        # Notepad begins a file with a BOM.
+        return sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
+    raise click.ClickException(f"the {name} is not UTF-8 (PowerShell writes UTF-16 with >)")
 
 
 def _print_token(token: AccessToken, *, as_json: bool) -> None:

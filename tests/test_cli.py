@@ -36,6 +36,31 @@ def test_token_reads_the_password_from_standard_input(app: Flask) -> None:
     assert result.stderr == ""
 
 
+def test_a_password_with_a_bom(app: Flask) -> None:
+    """Notepad writes one, and nobody sees it."""
+    arguments = ["bakrypt", "token", "--username", "alice", "--password-stdin"]
+    result = app.test_cli_runner().invoke(args=arguments, input="\ufeffalice-password\r\n")
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["token", "--username", "alice", "--password-stdin"], "password"),
+        (["refresh", "--token-stdin"], "refresh token"),
+    ],
+)
+def test_a_secret_that_is_not_utf8(
+    app: Flask, arguments: list[str], name: str, encoding: str
+) -> None:
+    """PowerShell writes UTF-16. A traceback would not say what to mend."""
+    given = "s\N{LATIN SMALL LETTER U WITH DIAERESIS}ss\n".encode(encoding)
+    result = app.test_cli_runner().invoke(args=["bakrypt", *arguments], input=given)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: the {name} is not UTF-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "message"),
     [
