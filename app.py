@@ -201,7 +201,9 @@ def _start_sandbox() -> Sandbox:
 
 def _is_reloader() -> bool:
     """Return whether this process only watches the files of one that serves."""
-    return get_debug_flag() and not is_running_from_reloader()
+    context = click.get_current_context(silent=True)
+    reload = None if context is None else context.params.get("reload")  # of `flask run`
+    return (get_debug_flag() if reload is None else reload) and not is_running_from_reloader()
 
 
 def _announce(settings: Settings, *, is_sandbox: bool) -> None:
@@ -210,6 +212,8 @@ def _announce(settings: Settings, *, is_sandbox: bool) -> None:
     if context is None or context.info_name != "run" or _is_reloader():
         return
     host, port = context.params["host"], context.params["port"]
+    if port == 0 or host.startswith("unix://"):
+        return  # there is no address, or not yet
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
     scheme = "http" if context.params["cert"] is None else "https"
     origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

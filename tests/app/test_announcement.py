@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def flask_run(*options: str, environ: dict[str, str] | None = None) -> Iterator[str]:
+def flask_run(
+    *options: str, environ: dict[str, str] | None = None, end: str = "CTRL+C"
+) -> Iterator[str]:
     """Start `flask run` and yield what it prints until it serves."""
     with subprocess.Popen(
         [sys.executable, "-m", "flask", *options],
@@ -32,7 +34,7 @@ def flask_run(*options: str, environ: dict[str, str] | None = None) -> Iterator[
         stderr=subprocess.STDOUT,
     ) as process:
         try:
-            yield read_until(process, b"CTRL+C")
+            yield read_until(process, end.encode())
         finally:
             process.terminate()
 
@@ -40,7 +42,7 @@ def flask_run(*options: str, environ: dict[str, str] | None = None) -> Iterator[
 def read_until(process: "subprocess.Popen[bytes]", end: bytes) -> str:
     """Return what a process prints, up to a word."""
     assert process.stdout is not None
-    text, deadline = b"", time.monotonic() + 20
+    text, deadline = b"", time.monotonic() + 60
     while end not in text:
         assert select.select([process.stdout], [], [], max(0, deadline - time.monotonic()))[0], text
         part = os.read(process.stdout.fileno(), 4096)
@@ -78,11 +80,31 @@ def test_a_real_network_is_named() -> None:
         assert "sandbox" not in text
 
 
-def test_the_reloader_prints_it_once() -> None:
+@pytest.mark.parametrize("options", [("--debug", "run"), ("run", "--reload")])
+def test_the_reloader_prints_it_once(options: tuple[str, ...]) -> None:
     """Its first process only watches the files."""
-    with flask_run("--debug", "run", "--port", str(free_port())) as text:
-        pass
-    assert text.count("curl") <= 1
+    port = str(free_port())
+    with flask_run(*options, "--port", port, end="/auth/exchange/") as text:
+        first, second = text.split("Restarting with")
+    assert "curl" not in first
+    assert second.count("curl") == 1
+
+
+def test_a_debugger_of_an_editor() -> None:
+    """VS Code and PyCharm set debug mode and start no reloader: this process is the one."""
+    with flask_run(
+        "run", "--no-reload", "--port", str(free_port()), environ={"FLASK_DEBUG": "1"}
+    ) as text:
+        assert text.count("curl") == 1
+
+
+@pytest.mark.parametrize("option", [("--port", "0"), ("--host", "unix://bakrypt-test.sock")])
+def test_no_address_is_printed_that_is_none(option: tuple[str, str], tmp_path: Path) -> None:
+    """With port 0 it is not known yet; werkzeug prints it later."""
+    name, value = option
+    value = value.replace("://", f"://{tmp_path}/")
+    with flask_run("run", name, value) as text:
+        assert "curl" not in text
 
 
 @pytest.mark.parametrize(
