@@ -215,7 +215,8 @@ def _create_assets(current: Request, registration: Registration, api: Api, call:
 def _send_empty(current: Request, registration: Registration, api: Api, call: Call) -> Response:
     """Ask for a transaction or act on it. A body of the caller's is ignored."""
     headers = _headers(current, "Accept-Language")
-    api_request = ApiRequest(call.name, call.method, call.path, headers, said=call.path.split("/"))
+    _, _, _, transaction, *_ = call.path.split("/")  # the only word of the caller's in the path
+    api_request = ApiRequest(call.name, call.method, call.path, headers, said=[transaction])
     found = _send(registration, api, api_request)
     return json_response(found.text, found.status)
 

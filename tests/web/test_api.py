@@ -220,6 +220,17 @@ def test_an_error_that_quotes_a_name_without_its_spaces(api: Api, client: FlaskC
     assert_error(response, 400, "invalid_request", "refuses this request")
 
 
+@pytest.mark.parametrize("call", ["mint", "refund"])
+def test_a_refusal_in_the_words_of_the_call(api: Api, client: FlaskClient, call: str) -> None:
+    """The fixed parts of the path are not the caller's words. The uuid is."""
+    make(client)
+    path, text = f"/bakrypt/v1/transactions/{TRANSACTION}/{call}/", f"The {call} is under way."
+    api.answer = replying(400, {"detail": text})
+    assert_error(client.post(path), 400, "invalid_request", text)
+    api.answer = replying(400, {"detail": f"{TRANSACTION.upper()} is rejected."})
+    assert_error(client.post(path), 400, "invalid_request", "refuses this request")
+
+
 def test_an_error_of_a_file_quotes_nothing(api: Api, client: FlaskClient) -> None:
     """What a file says is not known here, so no sentence of bakrypt's is handed on."""
     api.answer = replying(400, {"detail": "evil.png is bad", "file": ["evil.png"]})
