@@ -27,7 +27,8 @@ class UpstreamCall:
     :param shared: whether the token is for all callers.
     :param status: bakrypt's HTTP status; None if there was no response.
     :param bytes_sent: the length of the body of a call to the API.
-    :param outcome: `success`, `refused`, `credentials_refused` or `failed`.
+    :param outcome: `success`, `refused`, `credentials_refused`, `failed`, or `aborted` if the
+        caller left before the body was sent.
     """
 
     endpoint: str
@@ -54,6 +55,9 @@ def observed(call: UpstreamCall, *, method: str, url: str) -> Iterator[UpstreamC
             call.outcome = "success"
         except BakryptError as error:
             call.outcome = outcome_of(error)
+            raise
+        except Exception:  # raised by the body, which comes from the caller
+            call.outcome = "aborted"
             raise
         finally:
             call.milliseconds = round((time.perf_counter() - started) * 1000, 1)

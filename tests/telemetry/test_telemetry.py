@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from conftest import create_app
 from misbehaving import Upstream, hang, replying
 from processes import gunicorn
 from real_redis import RedisServer
+from werkzeug.exceptions import ClientDisconnected
 
 from app import create_app as create_our_app
 from bakrypt_proxy import BakryptClient, Settings, SettingsError
@@ -27,6 +29,9 @@ from bakrypt_proxy.telemetry import (
     shared_token_served,
     upstream_called,
 )
+from bakrypt_proxy.upstream.masking import Masked
+from bakrypt_proxy.upstream.relay import ApiRequest, Relay
+from bakrypt_proxy.upstream.transport import Transport
 from bakrypt_proxy.web.metrics import create_metrics
 
 ALICE = {"username": "alice", "password": "alice-password"}
@@ -92,6 +97,24 @@ def test_failures_have_a_line_too(
     app.test_client().post("/auth/token/", json=ALICE)
     (call,) = calls(caplog)
     assert (call["status"], call["outcome"]) == (status, outcome)
+
+
+def test_a_visitor_who_leaves_is_no_failure_of_bakrypts(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An alert on failures would ring for each upload that somebody cancels."""
+
+    def leaving() -> Iterator[bytes]:
+        yield b"x"
+        raise ClientDisconnected
+
+    settings = Settings.from_mapping(upstream.environ)
+    relay = Relay(Transport(settings.url), settings)
+    request = ApiRequest("files", "POST", "/v1/files/", {}, leaving(), 2, said=None)
+    with pytest.raises(ClientDisconnected):
+        relay.send(request, Masked("a-token"))
+    (call,) = calls(caplog)
+    assert (call["status"], call["outcome"]) == (None, "aborted")
 
 
 @pytest.mark.parametrize(
