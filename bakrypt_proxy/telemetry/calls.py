@@ -26,7 +26,7 @@ class UpstreamCall:
     :param endpoint: `exchange` or `token`.
     :param shared: whether the token is for all callers.
     :param status: bakrypt's HTTP status; None if there was no response.
-    :param bytes_sent: the length of the body of a call to the API.
+    :param bytes_sent: how many bytes of the body of a call to the API were sent.
     :param outcome: `success`, `refused`, `credentials_refused`, `failed`, or `aborted` if the
         caller left before the body was sent.
     """

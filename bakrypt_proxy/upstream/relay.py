@@ -1,6 +1,6 @@
 """One call to bakrypt's API with a token that the relay is given."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..settings import Settings
@@ -54,12 +54,11 @@ class Relay:
         :raises CredentialsRefusedError: if bakrypt refuses the token.
         :raises UpstreamFailedError: if no usable response comes.
         """
-        call = UpstreamCall(
-            api_request.name, self._settings.network, shared=True, bytes_sent=api_request.length
-        )
+        call = UpstreamCall(api_request.name, self._settings.network, shared=True)
         url = self._settings.url + api_request.path
         with observed(call, method=api_request.method, url=url):
-            response = self._send(api_request, token)
+            counted = api_request._replace(parts=_counted(api_request.parts, call))
+            response = self._send(counted, token)
             call.status = response.status
             return read_api_response(response, api_request.said)
 
@@ -83,3 +82,10 @@ class Relay:
             first_byte=self._settings.upload_timeout if api_request.name == "files" else timeout,
             limit=MAX_RESPONSE,
         )
+
+
+def _counted(parts: Iterable[bytes], call: UpstreamCall) -> Iterator[bytes]:
+    """Yield the parts of a body, and count the bytes of those that were sent."""
+    for part in parts:
+        yield part
+        call.bytes_sent += len(part)

@@ -110,11 +110,12 @@ def test_a_visitor_who_leaves_is_no_failure_of_bakrypts(
 
     settings = Settings.from_mapping(upstream.environ)
     relay = Relay(Transport(settings.url), settings)
-    request = ApiRequest("files", "POST", "/v1/files/", {}, leaving(), 2, said=None)
+    request = ApiRequest("files", "POST", "/v1/files/", {}, leaving(), 2**20, said=None)
     with pytest.raises(ClientDisconnected):
         relay.send(request, Masked("a-token"))
     (call,) = calls(caplog)
     assert (call["status"], call["outcome"]) == (None, "aborted")
+    assert call["bytes_sent"] == 1  # and not what the visitor promised
 
 
 @pytest.mark.parametrize(
