@@ -54,7 +54,7 @@
  */
 
 const EXCHANGE = "exchange";
-const { max, min, random } = Math;
+const { max, min, random, ceil } = Math;
 const ignore = () => {};
 const now = () => performance.now(); // stops while the machine sleeps
 const date = () => Date.now(); // can be set
@@ -160,7 +160,7 @@ export class BakryptSession extends EventTarget {
         // Whatever is between here and the server may answer with a page of its own.
         (!response.ok && error?.trim?.()) || "bad_reply",
         reply?.error_description,
-        max(0, +after || ((Date.parse(after) - date()) / 1000 + 1) | 0) || undefined,
+        max(0, +after || ceil((Date.parse(after) - date()) / 1000)) || undefined,
       );
     };
 
@@ -299,11 +299,15 @@ export class BakryptSession extends EventTarget {
             if (current().gen > gen) return current();
             say({ over: error.message, id, gen });
           } else {
-            const pause = max(
-              min(error.retryAfter, 3600) * 1000 || 0,
-              min(failure?.pause * 2 || 1000, 30_000) * (0.5 + random()),
-            );
-            say({ ...error, id, gen, pause });
+            say({
+              ...error,
+              id,
+              gen,
+              pause: max(
+                min(error.retryAfter, 3600) * 1000 || 0,
+                min(failure?.pause * 2 || 1000, 30_000) * (0.5 + random()),
+              ),
+            });
           }
           throw error;
         }
@@ -392,19 +396,20 @@ export class BakryptSession extends EventTarget {
         if (last && (last.id !== next.id || last.access === next.access)) return response;
         request.headers.set("Authorization", `Bearer ${next.access}`);
         response = await fetch(request);
-        // With `duplex` the body may be a stream, or what Node iterates over, and is read by now.
-        if (response.status !== 401 || last || (init?.duplex && !(init.body ?? "").slice))
-          return response;
+        if (response.status !== 401 || last) return response;
+        // A stream, which has `tee`, or what Node iterates over is read by now.
+        if (init?.body?.tee || init?.body?.[Symbol.asyncIterator]) return response;
         last = next;
       }
     };
 
     /** Forget the token, in all tabs. */
-    this.signOut = () => {
-      const id = held?.id ?? (ended || wanted);
-      wanted = ended = true;
-      say({ over: "signed out", id, gen: Infinity });
-    };
+    this.signOut = () =>
+      say({
+        over: "signed out",
+        id: held?.id ?? (ended || wanted), // after an end nobody's
+        gen: (wanted = ended = Infinity),
+      });
 
     /** Stop the timers and leave the other tabs. A closed session cannot be used any more. */
     this.close = async () => {

@@ -269,6 +269,9 @@ class TestInNode:
             ('(async function* () { yield new TextEncoder().encode("hello"); })()', 401, 1),
             ('(await import("node:stream")).Readable.from(["hello"])', 401, 1),
             ('\'[{"name": "Gold"}]\'', 201, 2),
+            ('new DataView(new TextEncoder().encode(\'[{"name": "Gold"}]\').buffer)', 201, 2),
+            ('new URLSearchParams("name=Gold")', 400, 2),
+            ("new FormData()", 400, 2),
         ],
     )
     def test_a_stream_is_sent_once(
@@ -280,7 +283,7 @@ class TestInNode:
         status: int,
         exchanges: int,
     ) -> None:
-        """It cannot be read again, so the 401 is the answer and nothing is renewed."""
+        """It cannot be read again, so the 401 is the answer; all other bodies are sent again."""
         with host.serve() as url:
             code = f"""
                 const session = new BakryptSession({{ base: "{url}/auth" }});

@@ -136,7 +136,9 @@ class TestReplies:
             assert page.evaluate(REJECT)["error"] == "too_many_requests"
         assert host.posts["/auth/exchange/"] == 2
 
-    @pytest.mark.parametrize("text", ["31536000", "Infinity", "a year ahead"])
+    @pytest.mark.parametrize(
+        "text", ["31536000", "Infinity", "a year ahead", "Fri, 31 Dec 9999 23:59:59 GMT"]
+    )
     def test_retry_after_is_cut(self, page: Page, host: Host, text: str) -> None:
         """To an hour, as on the server: who says a year does not end the session."""
         page.evaluate(EXCHANGE)
