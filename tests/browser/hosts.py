@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import create_app, serve
-from flask import Request
+from flask import Request, Response
 from flask.typing import ResponseReturnValue
 from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -47,19 +47,22 @@ TOKEN = "() => attempt(() => session.accessToken())"
 class Host:
     """An app with the blueprint and the page above.
 
-    `posts` counts the POSTs of the pages by path. `reply`, if set, is what something between the
-    page and the blueprint answers instead. While `silent` is set, nothing is answered at all.
+    `posts` counts the POSTs of the pages by path; `given` are the access tokens that the blueprint
+    gave them. `reply`, if set, is what something between the page and the blueprint answers
+    instead. While `silent` is set, nothing is answered at all.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
         self.posts: Counter[str] = Counter()
+        self.given: set[str] = set()
         self.headers: list[dict[str, str]] = []
         self.reply: ResponseReturnValue | None = None
         self.silent = False
         self._end = threading.Event()
         self.app = create_app(sandbox.environ)
         self.app.add_url_rule("/", view_func=lambda: PAGE)
+        self.app.after_request(self._note)
         self._app = self.app.wsgi_app
         self.app.wsgi_app = self._stand_between  # type: ignore[assignment]
 
@@ -74,6 +77,11 @@ class Host:
                 with self.app.app_context():
                     return self.app.make_response(self.reply)(environ, start)
         return self._app(environ, start)
+
+    def _note(self, response: Response) -> Response:
+        if response.is_json and "access_token" in (found := response.get_json()):
+            self.given.add(found["access_token"])
+        return response
 
     @contextmanager
     def serve(self) -> Iterator[str]:
