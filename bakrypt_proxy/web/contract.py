@@ -22,7 +22,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from ..errors import BakryptError, InvalidRequestError
+from ..errors import BakryptError, InvalidRequestError, UnavailableError
 from ..telemetry.calls import request_id as upstream_request_id
 from ..types import ErrorResponse
 from .cors import skip
@@ -179,7 +179,8 @@ def _render_again(response: Response) -> None:
 def _render_error(error: BakryptError) -> Response:
     """Turn an error of ours into its response; the log gets what the caller does not."""
     if error.status >= 500 or error.detail:
-        level = logging.ERROR if error.status >= 500 else logging.WARNING
+        is_fault = error.status >= 500 and not isinstance(error, UnavailableError)
+        level = logging.ERROR if is_fault else logging.WARNING
         fields = {"route": request.endpoint, "request_id": _request_id(request.environ)}
         line = " ".join(f"{name}={value}" for name, value in fields.items())
         _logger.log(level, "%s %s", error, line, extra={"fields": fields})

@@ -558,8 +558,10 @@ def test_a_refused_token_is_renewed_and_the_call_sent_again(
     assert api.tokens == 2
 
 
-def test_a_large_file_is_sent_again_by_the_page(api: Api, client: FlaskClient) -> None:
-    """503 with Retry-After; the next try has the new token."""
+def test_a_large_file_is_sent_again_by_the_page(
+    api: Api, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with Retry-After; the next try has the new token. Nobody is to be woken for it."""
     api.answer = refusing("token-2", then=replying(201, FILE))
     body = b"x" * (2**20 + 1)
     response = client.post("/bakrypt/v1/files/", data=body)
@@ -567,6 +569,7 @@ def test_a_large_file_is_sent_again_by_the_page(api: Api, client: FlaskClient) -
     assert response.headers["Retry-After"] == "1"
     assert client.post("/bakrypt/v1/files/", data=body).status_code == 201
     assert api.tokens == 2
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_second_refusal_blames_this_server(
