@@ -221,7 +221,8 @@ def _announce(settings: Settings, *, is_sandbox: bool) -> None:
     click.echo(f"The page         {origin}/")
     click.echo(f"The proxy        {origin}/auth and {origin}/bakrypt")
     click.echo(f"bakrypt's API    {api}")
-    click.echo(f"To try it        curl -X POST {origin}/auth/exchange/")
+    opening = "" if settings.exchange_public else "set BAKRYPT_EXCHANGE_PUBLIC=true, then "
+    click.echo(f"To try it        {opening}curl -X POST {origin}/auth/exchange/")
 
 
 def _setting(app: Flask, name: str) -> object:

@@ -80,6 +80,16 @@ def test_a_real_network_is_named() -> None:
         assert "sandbox" not in text
 
 
+@pytest.mark.parametrize(("public", "is_named"), [("false", True), ("true", False)])
+def test_what_opens_exchange(public: str, is_named: bool) -> None:
+    """Where exchange is closed, the line for curl names the setting that opens it."""
+    options = ["run", "--port", str(free_port())]
+    environ = {"BAKRYPT_NETWORK": "testnet", "BAKRYPT_EXCHANGE_PUBLIC": public}
+    with flask_run(*options, environ=environ) as text:
+        (line,) = re.findall(r"^To try it .*", text, re.MULTILINE)
+        assert ("set BAKRYPT_EXCHANGE_PUBLIC=true, then curl" in line) is is_named
+
+
 @pytest.mark.parametrize("options", [("--debug", "run"), ("run", "--reload")])
 def test_the_reloader_prints_it_once(options: tuple[str, ...]) -> None:
     """Its first process only watches the files."""
