@@ -27,6 +27,7 @@ from misbehaving import (
     drip_body,
     echo_as_error,
     replying,
+    sending,
 )
 from werkzeug.exceptions import HTTPException
 
@@ -489,3 +490,14 @@ def test_frames_of_the_shared_token(error: BaseException, as_json: bool) -> None
         with pytest.raises(type(error)) as caught:
             (token.get_json if as_json else token.get)(rejected)
         assert_silent(as_a_crash_reporter_sees(caught.value), ALL)
+
+
+def test_frames_of_a_coding_that_repeats_a_secret(upstream: Upstream) -> None:
+    """The value of Content-Encoding lies in a local variable of the frame that raises."""
+    lines = b"Content-Encoding: %b\r\nContent-Length: 1\r\n\r\nx" % SECRETS[1].encode()
+    head = b"HTTP/1.1 200 OK\r\n" + lines
+    upstream.behave = sending(head)
+    client = BakryptClient(Settings.from_mapping(upstream.environ))
+    with pytest.raises(BakryptError) as caught:
+        client.password("alice", CALLERS["password"])
+    assert_silent(as_a_crash_reporter_sees(caught.value), ALL)

@@ -247,10 +247,9 @@ class _ResponseReader:
         :raises ProtocolError: if there is none that can be used.
         """
         del self._parser  # it refers to this object: without it, both are freed at once
-        coding = self._headers.reveal().get("content-encoding", "identity").lower()
         body: Masked[bytes] | None = Masked(b"".join(self._body.reveal()))
         if body is not None and self._size <= self._limit and not self._fault:
-            body = _decode(body, coding, self._limit)
+            body = _decode(body, self._headers, self._limit)
         if body is None:
             self._fault = "an unknown or broken Content-Encoding"
         if self._fault or body is None:
@@ -320,11 +319,14 @@ class _ResponseReader:
             self._fault = self._fault or "the response broke off"
 
 
-def _decode(body: Masked[bytes], coding: str, limit: int) -> Masked[bytes] | None:
+def _decode(
+    body: Masked[bytes], headers: Masked[dict[str, str]], limit: int
+) -> Masked[bytes] | None:
     """Return the body without its compression, or None if that is unknown or broken.
 
     Requests ask for no compression, but something between may add it.
     """
+    coding = headers.reveal().get("content-encoding", "identity").lower()
     if coding == "identity" or not body.reveal():
         return body
     if coding not in _ZLIB_WINDOWS:

@@ -37,7 +37,7 @@ class GivenSession:
     def __init__(self, session: requests.Session, url: str) -> None:
         self._session = session
         self._url = url
-        self._pid = os.getpid()
+        self._pid = 0  # its owner may have used it in another process
         self._lock = threading.Lock()
 
     def send(self, request: Request, *, timeout: float, limit: int) -> Response:
@@ -47,7 +47,7 @@ class GivenSession:
         :param limit: the most bytes of body to read.
         :raises UpstreamFailedError: if no response comes that can be read.
         """
-        self._reset_after_fork()
+        self._reset_in_new_process()
         failure: UpstreamFailedError | None = None
         try:
             return self._send(request, timeout, limit)
@@ -92,8 +92,8 @@ class GivenSession:
         prepared.headers["Content-Length"] = str(len(request.body.reveal()))
         return prepared
 
-    def _reset_after_fork(self) -> None:
-        """Reopen the adapters in a forked process: their sockets belong to the parent."""
+    def _reset_in_new_process(self) -> None:
+        """Reopen the adapters in a process: their sockets may belong to its parent."""
         if self._pid == os.getpid():
             return
         with self._lock:
@@ -135,6 +135,8 @@ def _failure(error: Exception) -> UpstreamFailedError:
         "bakrypt's reply broke off or could not be read",
     )
     root = causes[-1]
+    if type(root) is OSError and root.errno is None:  # how requests says it
+        description = "the certificates that REQUESTS_CA_BUNDLE or the session names are not there"
     is_quotable = isinstance(root, OSError) and not isinstance(root, requests.RequestException)
     quote = f": {root}" if is_quotable else ""
     return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
