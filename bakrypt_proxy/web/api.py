@@ -99,6 +99,19 @@ def create_api_blueprint(
     """
     blueprint = Blueprint(name, "bakrypt_proxy", url_prefix="/bakrypt")
     keep_contract(blueprint)
+    names = _add_routes(blueprint)
+    options = Options(settings, client, authorize, API, visitor)
+
+    def set_up(state: BlueprintSetupState) -> None:
+        register(state.app, blueprint, [endpoint_of(state, name) for name in names], options)
+
+    blueprint.record(set_up)
+    add_commands(blueprint.cli, lambda: find_for_commands(blueprint))
+    return blueprint
+
+
+def _add_routes(blueprint: Blueprint) -> list[str]:
+    """Add all routes and return their names."""
     for path in ("/v1/files/", "/v1/assets/"):  # bakrypt's lists of what everybody made
         blueprint.add_url_rule(
             path,
@@ -114,16 +127,8 @@ def create_api_blueprint(
     add_route(blueprint, "/passthrough.js", passthrough, "GET")
     add_route(blueprint, "/openapi.json", openapi, "GET")
     add_catch_all(blueprint, "/v1/<path:path>", "unknown")
-    names = [*(call.name for call in CALLS), "receipts", "passthrough", "openapi"]
-    names += ["lists", "unknown"]
-    options = Options(settings, client, authorize, API, visitor)
-
-    def set_up(state: BlueprintSetupState) -> None:
-        register(state.app, blueprint, [endpoint_of(state, name) for name in names], options)
-
-    blueprint.record(set_up)
-    add_commands(blueprint.cli, lambda: find_for_commands(blueprint))
-    return blueprint
+    names = [call.name for call in CALLS]
+    return [*names, "receipts", "passthrough", "openapi", "lists", "unknown"]
 
 
 def receipts() -> Response:
