@@ -1,7 +1,8 @@
 """A JSON response that werkzeug does not check: the one shortcut past the frameworks.
 
 werkzeug looks at each header for its type and for line breaks, when a response is created and once
-more when it is sent. For a shared exchange this takes a fifth of the time between them.
+more when it is sent. Without that, and with the request taken from Flask's proxy only once, a
+shared exchange took 400,000 instructions instead of 447,000 (benchmarks/PROFILE.md).
 """
 
 from collections.abc import Iterable

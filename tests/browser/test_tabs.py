@@ -49,7 +49,7 @@ class TestSharing:
     """What one tab has, the others find."""
 
     def test_a_token_without_a_life(self, context: BrowserContext, host: Host) -> None:
-        """`expires_in` is 0: all sessions together ask ever more rarely, whoever calls."""
+        """`expires_in` is 0: all sessions together ask ever more rarely, also if called often."""
         host.reply = {"access_token": "token", "expires_in": 0}
         tabs = [open_tab(context) for _ in range(2)]
         for tab in tabs:

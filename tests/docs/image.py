@@ -22,7 +22,7 @@ _PASSED_ON = ("PIP_", "HTTP", "NO_PROXY", "SSL_", "REQUESTS_")  # how pip reache
 
 
 class Image:
-    """What the Dockerfile builds, in a folder that stands for the root of the file system.
+    """What the Dockerfile builds, in a folder in place of the root of the file system.
 
     The steps are carried out by the user of the image if the test runs as root, and by the test's
     own user otherwise. Afterwards this user may only read the folder. Python is that of this

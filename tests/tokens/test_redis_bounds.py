@@ -114,7 +114,7 @@ def test_redis_begins_to_drip_during_the_call(
 
 
 def test_a_flood_of_tls_messages(upstream: Upstream, environ: dict[str, str]) -> None:
-    """Whoever stands in for Redis needs no certificate for it, and OpenSSL reads on and on."""
+    """A false Redis needs no certificate for it, and OpenSSL reads on and on."""
     flood_ends = time.monotonic() + TIMEOUT + 3
     hello_requests = b"\x16\x03\x03\x40\x00" + bytes(0x4000)  # a record of 4,096 messages
 
