@@ -19,6 +19,7 @@ from .tls import TlsSocket, time_left
 
 _READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
 _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
+_MAX_READS = 10_000  # of a response; TLS hands out each record by itself, be it one byte long
 _GLANCE = 0.01  # seconds that a look for an early response may wait for the rest of a TLS record
 _START = b"HTTP/1."
 _LENGTHS = {"content-length", "transfer-encoding"}
@@ -200,6 +201,8 @@ class _ResponseReader:
 
     def __init__(self, limit: int, *, head_only: bool) -> None:
         self._parser = HttpResponseParser(self)
+        # Else nothing may follow an interim response that says close, or one of HTTP/1.0.
+        self._parser.set_dangerous_leniencies(lenient_keep_alive=True)
         self._limit = limit
         self._head_only = head_only
         self._start = b""
@@ -210,6 +213,8 @@ class _ResponseReader:
         self._size = 0  # bytes of body
         self._fault = ""
         self._ends_with_connection = False
+        self._keeps_alive = True  # until a response, be it an interim one, says close
+        self._reads = 0
         self.received = 0  # bytes
         self.is_complete = False
         self.is_reusable = False
@@ -226,11 +231,12 @@ class _ResponseReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. No bytes mean that the connection ended."""
+        self._reads += 1
         self.received += len(data)
         self._start += data[: len(_START) - len(self._start)]
         if not _START.startswith(self._start):
             self._fault = "not HTTP/1"
-        if self.received > self._limit + _MAX_FRAMING:
+        if self._reads > _MAX_READS or self.received > self._limit + _MAX_FRAMING:
             self._fault = "too much of headers, chunk sizes or trailers"
         if not data:
             self._end()
@@ -293,13 +299,14 @@ class _ResponseReader:
         """Note the end of the response. After an interim one, the final one is still to come."""
         if self.is_complete:
             return  # the head was enough
+        # Only here does the parser know.
+        self._keeps_alive = self._keeps_alive and self._parser.should_keep_alive()
         if self._status < 200:
             self._status = 0
             self._values.reveal().clear()
             return
         self.is_complete = True
-        # Only here does the parser know.
-        self.is_reusable = self._parser.should_keep_alive()
+        self.is_reusable = self._keeps_alive
 
     def _parse(self, part: bytes) -> None:
         try:

@@ -113,21 +113,27 @@ class _Proxy(NamedTuple):
         return Masked(head + self.authorization.reveal() + b"\r\n")
 
 
-def _find_proxy(url: str) -> _Proxy | None:
-    """Return the environment's proxy. One on another machine could not reach a loopback address."""
-    if is_loopback(urlsplit(url).hostname or ""):
-        return None
+def find_environment_proxy(url: str) -> tuple[str, Masked[str]] | None:
+    """Return what errors call the environment's proxy for a URL, and its address.
+
+    Not the address in an error: it may hold the proxy's password.
+    """
     proxies = Masked(get_environ_proxies(url))
     if not select_proxy(url, proxies.reveal()):
         return None
     setting = "HTTPS_PROXY" if "https" in proxies.reveal() else "ALL_PROXY"
-    address = Masked(select_proxy(url, proxies.reveal()) or "")
-    proxy = _parse_proxy(f"the proxy that {setting} names", address)
+    return f"the proxy that {setting} names", Masked(select_proxy(url, proxies.reveal()) or "")
+
+
+def _find_proxy(url: str) -> _Proxy | None:
+    """Return the environment's proxy. One on another machine could not reach a loopback address."""
+    found = None if is_loopback(urlsplit(url).hostname or "") else find_environment_proxy(url)
+    if found is None:
+        return None
+    name, address = found
+    proxy = _parse_proxy(name, address)
     if proxy is None:
-        # Not the address itself: it may hold the proxy's password.
-        raise SettingsError(
-            f"the proxy that {setting} names must be an http:// or https:// address"
-        )
+        raise SettingsError(f"{name} must be an http:// or https:// address")
     return proxy
 
 

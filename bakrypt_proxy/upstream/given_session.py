@@ -8,22 +8,25 @@ from typing import Any
 
 import requests
 from requests.structures import CaseInsensitiveDict
+from requests.utils import select_proxy
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 from urllib3.util.ssltransport import SSLTransport
 
 from ..errors import UpstreamFailedError
 from .connection import Response
+from .dialer import find_environment_proxy
 from .masking import Masked
 from .transport import Request
 
 _CHUNK = 16 * 1024  # bytes
+# `peer` is bakrypt, or bakrypt and the proxy before it, where requests does not tell which.
 _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((requests.exceptions.ProxyError,), "the session's proxy did not connect to bakrypt"),
-    ((ssl.SSLError, SSLError), "no secure connection to bakrypt"),
+    ((requests.exceptions.ProxyError,), "{proxy} did not connect to bakrypt"),
+    ((ssl.SSLError, SSLError), "no secure connection to {peer}"),
     # Before timeouts: urllib3 counts it as one.
     ((NewConnectionError,), "bakrypt could not be reached"),
-    ((TimeoutError, requests.Timeout, Urllib3TimeoutError), "bakrypt did not answer in time"),
+    ((TimeoutError, requests.Timeout, Urllib3TimeoutError), "{peer} did not answer in time"),
 )
 
 
@@ -52,7 +55,7 @@ class GivenSession:
         try:
             return self._send(request, timeout, limit)
         except (OSError, HTTPError, ValueError) as error:
-            failure = _failure(error)
+            failure = _failure(error, self._proxy_name())
         finally:
             self._session.cookies.clear()
         # Not `from error`: the frames of requests and urllib3 hold the request.
@@ -75,6 +78,13 @@ class GivenSession:
         with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status_code, Masked(headers), _read(response, limit))
+
+    def _proxy_name(self) -> str:
+        """Return what errors call the proxy before bakrypt, or "". The environment's goes first."""
+        found = find_environment_proxy(self._url) if self._session.trust_env else None
+        if found is not None:
+            return found[0]
+        return "the session's proxy" if select_proxy(self._url, self._session.proxies) else ""
 
     def _prepare(self, request: Request) -> requests.PreparedRequest:
         """Return a request with the session's headers. `session.prepare_request` reads ~/.netrc."""
@@ -127,15 +137,19 @@ def _read(response: requests.Response, limit: int) -> Masked[bytes]:
     return Masked(bytes(body.reveal()))
 
 
-def _failure(error: Exception) -> UpstreamFailedError:
+def _failure(error: Exception, proxy: str) -> UpstreamFailedError:
     """Name the kind of failure. Errors of requests are not quoted: they may hold a header."""
     causes = list(_causes(error))
     description = next(
         (text for kinds, text in _FAILURES if any(isinstance(cause, kinds) for cause in causes)),
-        "bakrypt's reply broke off or could not be read",
+        "{reply} broke off or could not be read",
+    ).format(
+        proxy=proxy,
+        peer=f"bakrypt or {proxy}" if proxy else "bakrypt",
+        reply=f"the reply of bakrypt or of {proxy}" if proxy else "bakrypt's reply",
     )
     root = causes[-1]
-    if type(root) is OSError and root.errno is None:  # how requests says it
+    if type(error) is OSError and error.errno is None:  # how requests says it
         description = "the certificates that REQUESTS_CA_BUNDLE or the session names are not there"
     is_quotable = isinstance(root, OSError) and not isinstance(root, requests.RequestException)
     quote = f": {root}" if is_quotable else ""

@@ -148,6 +148,8 @@ INTERIM = st.sampled_from(
     [
         b"HTTP/1.1 100 Continue\r\n\r\n",
         b"HTTP/1.1 102 Processing\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.0 100 Continue\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
     ]
 )

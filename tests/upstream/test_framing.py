@@ -28,6 +28,7 @@ LENGTH = b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+CLOSING = b"HTTP/1.1 102 Processing\r\nConnection: close\r\n\r\n"
 UNREADABLE = "bakrypt's reply broke off or could not be read"
 
 
@@ -60,6 +61,10 @@ ACCEPTED: dict[str, tuple[bytes, bool]] = {
     ),
     "100 before it": (b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE, True),
     "102 and 103 before it": (b"HTTP/1.1 102 Processing\r\n\r\n" + INTERIM + WHOLE, True),
+    "a 102 that says close": (CLOSING + WHOLE, False),
+    "a 103 that says close, between others": (INTERIM + CLOSING + INTERIM + WHOLE, False),
+    "100 of HTTP/1.0": (b"HTTP/1.0 100 Continue\r\n\r\n" + WHOLE, False),
+    "close in both": (CLOSING + OK + b"Connection: close\r\n" + LENGTH + b"\r\n" + BODY, False),
     "Connection: close": (OK + b"Connection: close\r\n" + LENGTH + b"\r\n" + BODY, False),
     "close among others": (OK + b"Connection: x, Close\r\n" + LENGTH + b"\r\n" + BODY, False),
     "HTTP/1.0": (b"HTTP/1.0 200 OK\r\n" + LENGTH + b"\r\n" + BODY, False),

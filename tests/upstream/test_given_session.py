@@ -268,6 +268,7 @@ def test_a_certificate_that_is_not_trusted(tls_upstream: Upstream) -> None:
 def test_a_proxy_of_the_session_that_is_not_there() -> None:
     """It is the session's affair, and is called so."""
     with requests.Session() as session:
+        session.trust_env = False
         session.proxies["https"] = "http://127.0.0.1:9"
         with pytest.raises(UpstreamFailedError, match="the session's proxy"):
             BakryptClient(MOCKED, session=session).exchange()

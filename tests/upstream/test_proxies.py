@@ -233,6 +233,52 @@ def test_a_proxys_failure_is_called_that(
     assert len(proxy.heads) == 1
 
 
+SESSIONS_FAILURES: dict[str, tuple[bytes | Answer, str]] = {
+    "407": (b"HTTP/1.1 407 X\r\n\r\n", f"{NAMED} did not connect to bakrypt"),
+    "502": (b"HTTP/1.1 502 X\r\n\r\n", f"{NAMED} did not connect to bakrypt"),
+    "closes": (
+        lambda proxy, sock: sock.shutdown(2),
+        f"the reply of bakrypt or of {NAMED} broke off or could not be read",
+    ),
+    "no HTTP": (
+        b"SSH-2.0\r\n\r\n",
+        f"the reply of bakrypt or of {NAMED} broke off or could not be read",
+    ),
+    "stalls": (stall, f"bakrypt or {NAMED} did not answer in time"),
+    "stalls in its tunnel": (stall_after_yes, f"bakrypt or {NAMED} did not answer in time"),
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "description"), SESSIONS_FAILURES.values(), ids=SESSIONS_FAILURES
+)
+def test_a_sessions_failure_names_the_proxy_between(
+    proxy: ConnectProxy, answer: bytes | Answer, description: str
+) -> None:
+    """The setting is told, also where requests does not tell which of the two failed."""
+    proxy.answer = answer
+    with requests.Session() as session:
+        client = BakryptClient(Settings.from_mapping(WORLD), session=session)
+        with pytest.raises(UpstreamFailedError) as caught:
+            client.exchange(timeout=0.5)
+    assert caught.value.description == description
+
+
+@pytest.mark.parametrize("setting", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_a_sessions_proxy_that_is_not_there_is_named_by_its_setting(
+    monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """The environment's, which requests prefers to one of the session."""
+    monkeypatch.setenv(setting, "http://user:planted-password@127.0.0.1:9")
+    with requests.Session() as session:
+        session.proxies["https"] = "http://127.0.0.1:8"
+        client = BakryptClient(Settings.from_mapping(WORLD), session=session)
+        with pytest.raises(UpstreamFailedError) as caught:
+            client.exchange()
+    assert caught.value.description == f"the proxy that {setting} names did not connect to bakrypt"
+    assert "planted" not in str(caught.value)
+
+
 def test_a_proxy_that_is_not_there(proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """And says so in `check`, too."""
     monkeypatch.setenv("HTTPS_PROXY", "http://user:planted-password@127.0.0.1:9")

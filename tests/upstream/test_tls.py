@@ -17,6 +17,8 @@ from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
 TIMEOUT = 0.5
 HELLO_REQUESTS = b"\x16\x03\x03\x40\x00" + bytes(0x4000)  # a record of 4,096 messages
 FLOOD_ENDS = 3  # seconds
+FLOOD_BYTES = 340_000
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def answer_with(name: str) -> bytes:
@@ -139,3 +141,46 @@ def test_part_of_a_record_behind_a_response_is_nobodys(
             sent.clear()
             assert client.password(name, "p")["access_token"] == f"token-of-{name}"
             assert sent.wait(5)
+
+
+ONE_BYTE_RECORDS = {
+    "a chunk extension": b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"2;" + b"a" * FLOOD_BYTES,
+    "trailers": (
+        b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"2\r\n{}\r\n0\r\n" + b"A: b\r\n" * (FLOOD_BYTES // 6)
+    ),
+    "100 Continue": b"HTTP/1.1 100 Continue\r\n\r\n" * (FLOOD_BYTES // 25),
+    "a header": b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * FLOOD_BYTES,
+    "a body": b"HTTP/1.1 200 OK\r\n\r\n" + b" " * FLOOD_BYTES,
+}
+
+
+@pytest.mark.parametrize("flood", ONE_BYTE_RECORDS.values(), ids=ONE_BYTE_RECORDS)
+def test_records_of_a_byte_keep_no_processor_busy(
+    authority: trustme.CA, trusted: Path, flood: bytes
+) -> None:
+    """Each costs a read of its own: a limit on bytes alone comes too late."""
+    context, is_ready, is_over = (
+        tls_server(authority, "127.0.0.1"),
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        tls.receive()
+        tls.send(answer_with("token-of-bob"))
+        records = b"".join(tls.encrypt(flood[at : at + 1]) for at in range(len(flood)))
+        is_ready.set()
+        tls.receive()
+        connection.sendall(records)
+        is_over.wait(5)
+
+    with serving(serve) as url, client_of(url, timeout=1) as client:
+        client.password("bob", "b")
+        assert is_ready.wait(30)
+        started, busy = time.monotonic(), time.thread_time()
+        with pytest.raises(UpstreamFailedError):
+            client.password("alice", "a")
+        assert time.thread_time() - busy < 0.5
+        assert time.monotonic() - started < 1.5
+        is_over.set()
