@@ -4,7 +4,6 @@ httptools, the parser of Node.js, reads every response. What it accepts and RFC 
 refused here. The deadline is checked before each read and each write.
 """
 
-import socket
 import ssl
 import time
 import zlib
@@ -12,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from urllib3.util.wait import wait_for_read
 
+from .deadline_socket import BoundedSocket, time_left
 from .masking import Masked
-from .tls import TlsSocket, time_left
 
 _READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
 _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
@@ -54,7 +52,7 @@ class Connection:
     it was kept for a later call.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: BoundedSocket) -> None:
         self._sock = sock
         self.is_reusable: bool = False
         self.is_kept: bool = False
@@ -75,9 +73,7 @@ class Connection:
 
         Part of a TLS record counts: its rest would become the next response.
         """
-        if isinstance(self._sock, TlsSocket) and self._sock.holds_bytes():
-            return False
-        return not wait_for_read(self._sock, timeout=0)
+        return self._sock.is_quiet()
 
     def exchange(
         self, request: Masked[bytes], *, deadline: float, limit: int, head_only: bool = False

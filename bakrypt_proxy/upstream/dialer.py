@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
@@ -19,6 +19,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_p
 from .._parsers import is_loopback
 from ..errors import SettingsError, UpstreamFailedError
 from .connection import Connection, ProtocolError
+from .deadline_socket import BoundedSocket, DeadlineSocket
 from .masking import Masked
 from .tls import TlsSocket
 
@@ -48,13 +49,13 @@ class Dialer:
         host, port = _host_and_port(self._origin)
         is_tls = self._origin.scheme == "https" and self._open_tls_context() is not None
         if self._proxy is None:
-            sock = _open_socket(host, port, "bakrypt", deadline)
+            sock: BoundedSocket = _open_socket(host, port, "bakrypt", deadline)
         else:
             sock = self._open_tunnel(self._proxy, host, port, deadline)
         return Connection(self._start_tls(sock, host, "bakrypt", deadline) if is_tls else sock)
 
-    def _open_tunnel(self, proxy: "_Proxy", host: str, port: int, deadline: float) -> socket.socket:
-        sock = _open_socket(proxy.host, proxy.port, proxy.name, deadline)
+    def _open_tunnel(self, proxy: "_Proxy", host: str, port: int, deadline: float) -> BoundedSocket:
+        sock: BoundedSocket = _open_socket(proxy.host, proxy.port, proxy.name, deadline)
         if proxy.scheme == "https":
             sock = self._start_tls(sock, proxy.host, proxy.name, deadline)
         connection = Connection(sock)
@@ -67,12 +68,9 @@ class Dialer:
                 raise ProtocolError("more than the head of a response")
         return sock
 
-    def _start_tls(
-        self, sock: socket.socket, host: str, peer: str, deadline: float
-    ) -> socket.socket:
+    def _start_tls(self, sock: BoundedSocket, host: str, peer: str, deadline: float) -> TlsSocket:
         with _closing_on_failure(sock, peer, f"no secure connection to {peer}"):
-            tls = TlsSocket(sock, self._open_tls_context(), host.rstrip("."), deadline)
-            return cast("socket.socket", tls)
+            return TlsSocket(sock, self._open_tls_context(), host.rstrip("."), deadline)
 
     def _open_tls_context(self) -> ssl.SSLContext:
         """Return what checks certificates. It is made once.
@@ -166,7 +164,7 @@ def _find_ca_bundle() -> tuple[str, str]:
     return "requests", DEFAULT_CA_BUNDLE_PATH
 
 
-def _open_socket(host: str, port: int, peer: str, deadline: float) -> socket.socket:
+def _open_socket(host: str, port: int, peer: str, deadline: float) -> DeadlineSocket:
     """Try each address of a host for its share of the time that is left."""
     failure: OSError | UnicodeError = TimeoutError("the name was looked up too late")
     try:
@@ -184,12 +182,12 @@ def _open_socket(host: str, port: int, peer: str, deadline: float) -> socket.soc
             failure = error
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+            return DeadlineSocket(sock)
     raise describe_failure(failure, peer, f"{peer} could not be reached") from failure
 
 
 @contextmanager
-def _closing_on_failure(sock: socket.socket, peer: str, description: str) -> Iterator[None]:
+def _closing_on_failure(sock: BoundedSocket, peer: str, description: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
