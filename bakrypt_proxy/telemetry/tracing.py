@@ -5,7 +5,7 @@ A host that traces has imported `opentelemetry.trace`. Otherwise nothing of it i
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
@@ -23,8 +23,7 @@ class TracedCall(Protocol):
     outcome: str
 
 
-@contextmanager
-def traced(call: TracedCall, method: str, url: str) -> Iterator[None]:
+def traced(call: TracedCall, method: str, url: str) -> AbstractContextManager[None]:
     """Run a call in a span of kind CLIENT, with OpenTelemetry's attributes for HTTP clients.
 
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-client
@@ -32,9 +31,11 @@ def traced(call: TracedCall, method: str, url: str) -> Iterator[None]:
     :param call: its status and outcome are read at the end.
     :param url: without secrets.
     """
-    if _TRACE not in sys.modules:
-        yield
-        return
+    return _in_span(call, method, url) if _TRACE in sys.modules else nullcontext()
+
+
+@contextmanager
+def _in_span(call: TracedCall, method: str, url: str) -> Iterator[None]:
     from opentelemetry import trace  # noqa: PLC0415 - it is an extra
 
     with trace.get_tracer("bakrypt_proxy").start_as_current_span(

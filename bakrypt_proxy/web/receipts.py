@@ -6,8 +6,10 @@ only the last.
 
 import hashlib
 import json
+import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import NamedTuple
 from uuid import UUID
@@ -24,6 +26,8 @@ Visitor = Callable[[], str | None]
 
 MAX_AGE = 30 * 86400  # seconds
 _MAX_RECEIPTS = 20  # of one browser, each about 130 bytes of its Cookie header
+_REMEMBERED = 1024  # receipts of a worker that need not be verified again
+_REMEMBERED_HOSTS = 64  # values of the Host header
 _SECURE_PREFIX = "__Host-Http-bakrypt-"  # RFC 6265bis: from this host, and never from a script
 _LOOPBACK_PREFIX = "bakrypt-"  # Safari drops Secure cookies on http, also on loopback
 _LABEL = b"bakrypt_proxy receipts "
@@ -49,6 +53,9 @@ class Receipts:
         self._network = settings.url
         self._keys = _keys(settings)
         self._visitor = visitor
+        # A page that polls sends the same receipt again and again: an eighth of a call's time.
+        # What is refused raises, and is not remembered.
+        self._verified = lru_cache(maxsize=_REMEMBERED)(self._verify)
 
     def check_cookies(self, request: Request) -> None:
         """Refuse a request whose receipt could not be kept or would be sent in the clear.
@@ -56,7 +63,7 @@ class Receipts:
         :raises AccessDeniedError: over http on any host but loopback, or if the browser says that
             it keeps no cookies.
         """
-        if not request.is_secure and not _is_on_loopback(request):
+        if not request.is_secure and not _is_on_loopback(request.host):
             raise AccessDeniedError(
                 "this needs https: if a proxy of yours ends TLS, set BAKRYPT_TRUSTED_PROXIES"
             )
@@ -120,15 +127,22 @@ class Receipts:
         if value is None:
             return None
         for signed_for in {visitor, ""}:
-            signer = self._signer(name, signed_for)
             try:
-                # Not by its max_age: that refuses a receipt of a worker whose clock is ahead.
-                _, signed_at = signer.unsign(value, return_timestamp=True)
+                signed_at = self._verified(name, signed_for, value)
             except BadSignature:
                 continue
-            if signer.get_timestamp() - signed_at.timestamp() <= MAX_AGE:
-                return float(signed_at.timestamp())
+            if time.time() - signed_at <= MAX_AGE:
+                return signed_at
         return None
+
+    def _verify(self, name: str, visitor: str, value: str) -> float:
+        """Return when a receipt was signed.
+
+        :raises BadSignature: if it was not, not for this visitor, or under another name.
+        """
+        # Not by its max_age: that refuses a receipt of a worker whose clock is ahead.
+        _, signed_at = self._signer(name, visitor).unsign(value, return_timestamp=True)
+        return float(signed_at.timestamp())
 
     def _signer(self, name: str, visitor: str) -> TimestampSigner:
         # JSON, so that no two lists of names give the same salt.
@@ -167,8 +181,9 @@ def _prefix(request: Request) -> str:
     return _SECURE_PREFIX if request.is_secure else _LOOPBACK_PREFIX
 
 
-def _is_on_loopback(request: Request) -> bool:
-    return is_loopback(host_name(request.host))
+@lru_cache(maxsize=_REMEMBERED_HOSTS)
+def _is_on_loopback(host: str) -> bool:
+    return is_loopback(host_name(host))
 
 
 def _set_cookie(request: Request, response: Response, name: str, value: str, max_age: int) -> None:
