@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask, Response, request
-from werkzeug.datastructures import ImmutableMultiDict
 
 from bakrypt_proxy import Settings
 from bakrypt_proxy.web.receipts import MAX_AGE, Receipts
@@ -57,9 +56,9 @@ class Browser:
             return self._receipts.transactions(request)
 
     def _request(self) -> Any:
-        context = Flask("host").test_request_context("/", base_url=self.url)
-        context.request.cookies = ImmutableMultiDict(self.cookies)
-        return context
+        sent = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        headers = {"Cookie": sent} if sent else {}
+        return Flask("host").test_request_context("/", base_url=self.url, headers=headers)
 
 
 @pytest.mark.parametrize(
