@@ -126,11 +126,14 @@ def _refuse_attempt(limit: RequestLimit) -> Response:
 def _limiter_storage(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is None:
         return {"storage_uri": "memory://"}
-    from bakrypt_proxy.tokens.redis_connection import redis_options  # noqa: PLC0415 - an extra
+    from bakrypt_proxy.tokens.redis_connection import (  # noqa: PLC0415 - an extra
+        KEY_PREFIX,
+        redis_options,
+    )
 
     return {
         "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
-        "storage_options": {**redis_options(settings.redis_url), "key_prefix": "bakrypt_proxy"},
+        "storage_options": {**redis_options(settings.redis_url), "key_prefix": KEY_PREFIX},
         "in_memory_fallback_enabled": True,
     }
 

@@ -131,3 +131,14 @@ def answers(redis: "Redis") -> bool:
     with suppress(RedisError):
         return bool(redis.ping())
     return False
+
+
+def probed_keys(redis: "Redis", probe: Callable[[], object]) -> set[str]:
+    """Run a probe and return the keys that it uses for itself."""
+    with redis.monitor() as monitor:
+        probe()
+        redis.echo("the end")
+        commands = iter(lambda: monitor.next_command()["command"], "ECHO the end")
+        keys = {word for command in commands for word in command.split() if "probe" in word}
+    assert keys
+    return keys

@@ -20,6 +20,8 @@ from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 from urllib3.util.ssltransport import SSLTransport
 
+# Of all our keys. The braces put them into one slot of a cluster, as a transaction needs it.
+KEY_PREFIX = "bakrypt_proxy:{shared}"
 ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
 _LOOKS = 3  # at one connection: tickets of TLS may come between our look and hiredis' one

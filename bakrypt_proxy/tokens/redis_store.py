@@ -18,7 +18,7 @@ from redis import Redis
 from ..errors import BakryptError
 from ..upstream.masking import Masked
 from .cached import CachedToken, Clock, Clocks, Moment
-from .redis_connection import ROUND_TRIP, explain, redis_options
+from .redis_connection import KEY_PREFIX, ROUND_TRIP, explain, redis_options
 from .redis_records import Found, Lease, Records, UnusableError
 from .sealing import derive_key
 from .shared import SHORTEST_FETCH, Fetch, Outcome, Renewal
@@ -34,11 +34,8 @@ _PROBE = CachedToken(
 
 
 def _key_prefix(secret: str, account: str) -> str:
-    """Return a prefix of its own for each account and network, which tells nothing of the secret.
-
-    The braces put all keys into one slot of a cluster, as a transaction needs it.
-    """
-    return f"bakrypt_proxy:{{{derive_key(secret, f'name {account}').hex()[:32]}}}"
+    """Return a prefix for each account and network. It tells nothing of the secret."""
+    return f"{KEY_PREFIX}:{derive_key(secret, f'name {account}').hex()[:32]}"
 
 
 class RedisTokenStore:

@@ -1,16 +1,22 @@
 """Our app limits password attempts by client address."""
 
-import shutil
+import socket
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from real_redis import RedisServer
+from processes import wait_until
+from real_redis import REDIS_SERVER, Forwarder, RedisServer, probed_keys
+from redis import Redis
+from redis.crc import key_slot
 
 from app import create_app
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.tokens import redis_connection
 
 WRONG = {"username": "alice", "password": "wrong"}
 
@@ -237,7 +243,7 @@ def test_cors_on_429(sandbox: Sandbox) -> None:
     assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+@pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
 def test_counted_in_redis(sandbox: Sandbox, redis_server: RedisServer) -> None:
     """Processes count together; if Redis fails, each counts by itself and no request fails."""
     clients = [create(sandbox, redis_url=redis_server.url).test_client() for _ in range(2)]
@@ -255,3 +261,142 @@ def test_redis_by_a_unix_socket(sandbox: Sandbox) -> None:
     """The limiter accepts a socket path and works without a Redis behind it."""
     client = create(sandbox, redis_url="unix:///nowhere/redis.sock").test_client()
     assert attempt(client, 4) == [400, 400, 400, 429]
+
+
+# What a replica of Redis 6.2 says if a script writes. That of Redis 7 begins with READONLY.
+READ_ONLY_IN_6_2 = (
+    b"-ERR Error running script (call to f_628bd136a573a06b346879695681af12ccef300f): "
+    b"@user_script:3: @user_script: 3: "
+    b"-READONLY You can't write against a read only replica.\r\n"
+)
+
+
+@pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+class TestRedis:
+    """Attempts are counted in Redis, or `readyz` says that they are not."""
+
+    COUNTER = "bakrypt_proxy:{shared}:LIMITER/127.0.0.1/bakrypt.token/30/1/hour"
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a busy machine Redis may be slow. `test_redis_bounds.py` is about how slow."""
+        monkeypatch.setattr(redis_connection, "ROUND_TRIP", 2.0)
+
+    def client(self, sandbox: Sandbox, url: str) -> FlaskClient:
+        """A caller of an app on a Redis, with thirty attempts an hour."""
+        return create(sandbox, redis_url=url, rate_limit="30 per hour").test_client()
+
+    def is_counted(self, client: FlaskClient, redis: "Redis") -> bool:
+        """Return whether one more attempt is counted in a Redis until its end."""
+        before = int(redis.get(self.COUNTER) or 0)
+        attempt(client, 1)
+        return int(redis.get(self.COUNTER) or 0) == before + 1 and redis.ttl(self.COUNTER) > 0
+
+    def is_ready(self, client: FlaskClient) -> bool:
+        """Return what `readyz` says."""
+        return client.get("/readyz").status_code == 200
+
+    def limit_rights(self, redis: "Redis", url: str, *rules: str) -> str:
+        """Return the address of a Redis for a user who has all rights but these."""
+        rights = ["reset", "on", ">secret", "~bakrypt_proxy*", "+@all", *rules]
+        redis.execute_command("ACL", "SETUSER", "bakrypt", *rights)  # type: ignore[no-untyped-call]
+        return url.replace("redis://", "redis://bakrypt:secret@")
+
+    @pytest.mark.parametrize(
+        "rule", ["-expire", "-incrby", "-get", "-ttl", "-evalsha", "-script|load", "-ping"]
+    )
+    def test_a_right_is_missing(
+        self, sandbox: Sandbox, redis: "Redis", redis_server: RedisServer, rule: str
+    ) -> None:
+        """`readyz` says so each time and quotes Redis, until the right is there."""
+        assert self.is_counted(self.client(sandbox, redis_server.url), redis)  # it has the script
+        client = self.client(sandbox, self.limit_rights(redis, redis_server.url, rule))
+        for _ in range(3):
+            reply = client.get("/readyz")
+            assert reply.status_code == 503
+            assert "password attempts are counted in memory" in reply.text
+            assert "permission" in reply.text or "can't run this command" in reply.text
+        self.limit_rights(redis, redis_server.url)
+        assert self.is_ready(client)
+        assert not [key for key in redis.keys("*probe*") if redis.ttl(key) < 0]
+
+    def test_no_right_to_let_counters_end(
+        self, sandbox: Sandbox, redis: "Redis", redis_server: RedisServer
+    ) -> None:
+        """No attempt is counted as it should be, and `readyz` says so."""
+        client = self.client(sandbox, self.limit_rights(redis, redis_server.url, "-expire"))
+        assert not self.is_counted(client, redis)
+        assert not self.is_ready(client)
+
+    def test_no_right_to_ping(
+        self, sandbox: Sandbox, redis: "Redis", redis_server: RedisServer
+    ) -> None:
+        """After an outage the limiter asks for a PING, and counts in memory until it gets one."""
+        with Forwarder(redis_server.port) as name:
+            client = self.client(sandbox, self.limit_rights(redis, name.url, "-ping"))
+            assert self.is_counted(client, redis)
+            name.pass_on = name.stall
+            attempt(client, 1)
+            name.pass_on = socket.socket.sendall
+            with suppress(AssertionError):
+                wait_until(lambda: self.is_counted(client, redis), 8)
+            assert self.is_counted(client, redis) == self.is_ready(client)
+
+    @pytest.mark.parametrize("kind", ["a number", "a list"])
+    def test_nonsense_where_the_probe_counts(
+        self, sandbox: Sandbox, redis: "Redis", redis_server: RedisServer, kind: str
+    ) -> None:
+        """What somebody else writes there does not change what `readyz` says."""
+        client = self.client(sandbox, redis_server.url)
+        for key in probed_keys(redis, lambda: self.is_ready(client)):
+            redis.delete(key)
+            _ = redis.set(key, 5_000_000) if kind == "a number" else redis.rpush(key, "x")
+        assert self.is_ready(client)
+
+    @pytest.mark.parametrize("has_slot", [True, False])
+    def test_a_node_of_a_cluster(self, sandbox: Sandbox, tmp_path: Path, has_slot: bool) -> None:
+        """A node that has the slot of the token's keys has the slot of all our keys."""
+        slot = key_slot(self.COUNTER.encode())
+        others = [0, slot - 1, slot + 1, 16383]
+        options = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]
+        with RedisServer(tmp_path, *options) as server, Redis.from_url(server.url) as redis:
+            slots = [slot, slot] if has_slot else others
+            redis.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+            wait_until(lambda: redis.cluster("INFO")["cluster_state"] == "ok")
+            clients = [self.client(sandbox, server.url) for _ in range(2)]
+            for client in clients:
+                assert client.post("/auth/exchange/").status_code == 200
+                attempt(client, 1)
+                assert self.is_ready(client) == has_slot
+            assert sandbox.calls["/auth/exchange/"] == (1 if has_slot else 2)
+            if has_slot:
+                assert redis.get(self.COUNTER) == b"2"
+
+    @pytest.mark.parametrize("answer", ["READONLY of 7", "READONLY of 6.2", "MASTERDOWN"])
+    def test_a_failover(self, sandbox: Sandbox, tmp_path: Path, answer: str) -> None:
+        """The name moves while connections are kept: attempts are counted at the new primary."""
+        (tmp_path / "old").mkdir()
+        (tmp_path / "new").mkdir()
+        serves_stale = "no" if answer == "MASTERDOWN" else "yes"
+        with (
+            RedisServer(tmp_path / "old", "--replica-serve-stale-data", serves_stale) as old,
+            RedisServer(tmp_path / "new") as new,
+            Redis.from_url(old.url) as old_redis,
+            Redis.from_url(new.url) as new_redis,
+            Forwarder(old.port) as name,
+        ):
+            if answer == "READONLY of 6.2":
+                name.pass_on = say_read_only_as_6_2
+            client = self.client(sandbox, name.url)
+            assert self.is_counted(client, old_redis)
+            # The replica has no link to its primary: nothing listens on port 1.
+            old_redis.replicaof("127.0.0.1", "1")
+            wait_until(lambda: old_redis.info()["role"] == "slave")
+            name.target = new.port
+            wait_until(lambda: self.is_counted(client, new_redis), 10)
+            assert self.is_ready(client)
+
+
+def say_read_only_as_6_2(client: socket.socket, data: bytes) -> None:
+    """Send what a server says; READONLY as Redis 6.2 says it."""
+    client.sendall(READ_ONLY_IN_6_2 if data.startswith(b"-READONLY") else data)

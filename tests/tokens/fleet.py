@@ -29,7 +29,7 @@ def token_of(account: Account, rejected: str | None = None) -> str:
 
 def key_of(redis: "Redis", kind: str) -> bytes:
     """The key of this kind, whether it is there or not."""
-    found = [key for key in redis.keys("bakrypt_proxy:*}:*") if isinstance(key, bytes)]
+    found = [key for key in redis.keys("bakrypt_proxy:{*}:*:*") if isinstance(key, bytes)]
     (name,) = {key.rpartition(b":")[0] for key in found}
     return name + b":" + kind.encode()
 

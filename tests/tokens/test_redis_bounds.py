@@ -70,6 +70,29 @@ def test_a_lease_put_back_again_and_again(
     assert len(upstream.requests) == 1
 
 
+def test_a_lease_put_back_while_bakrypt_takes_its_time(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis"
+) -> None:
+    """It costs a caller the time for a call: an error comes in time, and is not remembered."""
+    lease = sealed_values(upstream, environ, redis)["lease"]
+    key = key_of(redis, "lease")
+    redis.delete(key_of(redis, "token"))
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        upstream.stopped.wait(TIMEOUT * 0.7)
+        replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+    upstream.behave = behave
+    redis.set(key, lease)
+    account = member(environ)
+    started = time.monotonic()
+    assert attempt(account) == "did not answer in time"
+    assert time.monotonic() - started < TIMEOUT + 1
+    assert attempt(account) == TOKEN
+    assert len(upstream.requests) == 2
+    assert not redis.exists(key_of(redis, "error"))
+
+
 @pytest.mark.parametrize("manner", ["drip", "stall"])
 @pytest.mark.parametrize("bakrypt", ["fast", "hangs"])
 def test_redis_drips(

@@ -28,9 +28,10 @@ from fleet import (
 )
 from misbehaving import TOKEN_REPLY, Received, Upstream, replying
 from processes import free_port, wait_until
-from real_redis import REDIS_SERVER, Forwarder, RedisServer
+from real_redis import REDIS_SERVER, Forwarder, RedisServer, probed_keys
 from redis import Redis
 from redis._parsers import _RESP2Parser
+from redis.exceptions import RedisError
 from urllib3.util.wait import wait_for_read
 
 from app import create_app as create_our_app
@@ -187,7 +188,7 @@ def test_a_lease_that_cannot_be_one(
     """Each process goes on by itself, at once, with one warning that names the key."""
     real = sealed_values(upstream, environ, redis)["lease"]
     redis.delete(key_of(redis, "token"), key_of(redis, "error"))
-    redis.set("bakrypt_proxy:{x}:token", "another account's")
+    redis.set("bakrypt_proxy:{shared}:x:token", "another account's")
     name = records_of(member(environ))._lease_key  # noqa: SLF001
     if kind == "an old one":
         wait_until(lambda: not valid(redis, real, environ), 5)
@@ -218,6 +219,20 @@ def records_of(account: Account) -> Records:
     return store._records  # noqa: SLF001
 
 
+@pytest.mark.parametrize("kind", sorted(LEASES.keys() - {"an old one"}))
+def test_nonsense_where_the_probe_writes(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis", kind: str
+) -> None:
+    """What somebody else writes there does not change what the probe says."""
+    account = member(environ)
+    for key in probed_keys(redis, account.redis_problem):
+        redis.delete(key)
+        LEASES[kind](redis, key.encode(), b"")
+    assert account.redis_problem() is None
+    with user(redis, "~bakrypt_proxy*", "+@all", "-watch") as url:
+        assert "permissions" in (member(environ, BAKRYPT_REDIS_URL=url).redis_problem() or "")
+
+
 @pytest.mark.parametrize("outcome", ["token", "error"])
 def test_an_outcome_that_comes_before_the_lease(
     upstream: Upstream,
@@ -240,6 +255,28 @@ def test_an_outcome_that_comes_before_the_lease(
     assert attempt(one) == (TOKEN if outcome == "token" else "failed (status 503)")
     assert len(upstream.requests) == 1
     assert not redis.exists(key_of(redis, "lease"))
+
+
+def test_a_huge_lease_during_the_call(
+    upstream: Upstream, environ: dict[str, str], redis_server: RedisServer, redis: "Redis"
+) -> None:
+    """It is not read as a whole, and the token is stored all the same."""
+    sizes: list[int] = []
+
+    def pass_on(client: socket.socket, data: bytes) -> None:
+        sizes.append(len(data))
+        client.sendall(data)
+
+    def behave(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        LEASES["huge"](redis, key_of(redis, "lease"), b"")
+        replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+    upstream.behave = behave
+    with Forwarder(redis_server.port) as name:
+        name.pass_on = pass_on
+        assert token_of(member(environ, BAKRYPT_REDIS_URL=name.url)) == TOKEN
+    assert redis.exists(key_of(redis, "token"))
+    assert 0 < sum(sizes) < 2_000_000
 
 
 @pytest.mark.parametrize("kind", ["token", "error"])
@@ -302,8 +339,47 @@ def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptur
         wait_until(lambda: {c.get("/readyz").status_code for c in clients} == {200}, 20)
         wait_until(lambda: attempts(0) == 429, 20)
         wait_until(lambda: attempts(1) == 429, 20)
-        assert new_redis.keys("bakrypt_proxy:LIMITER*")
+        assert new_redis.keys("bakrypt_proxy:{shared}:LIMITER*")
     assert len(warnings(caplog)) <= 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "READONLY You can't write against a read only replica.",
+        "ERR Error running script (call to f_6): @user_script:3: -READONLY You can't write",
+        "MASTERDOWN Link with MASTER is down",
+        "LOADING Redis is loading the dataset in memory",
+        "CLUSTERDOWN Hash slot not served",
+        "MOVED 1234 127.0.0.1:1",
+        "ASK 1234 127.0.0.1:1",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "NOREPLICAS Not enough good replicas to write.",
+        "MISCONF Redis is configured to save RDB snapshots",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "BUSY Redis is busy running a script.",
+        "NOPERM this user has no permissions",
+        "NOSCRIPT No matching script.",
+        "UNBLOCKED force unblock from blocking operation, instance state changed",
+    ],
+)
+def test_a_kept_connection_after_an_error(redis_server: RedisServer, answer: str) -> None:
+    """It is not used again, because the name may lead to another server by now."""
+
+    def refuse(client: socket.socket, data: bytes) -> None:
+        client.sendall(f"-{answer}\r\n".encode())
+
+    with (
+        Forwarder(redis_server.port) as name,
+        Redis.from_url(name.url, **redis_connection.redis_options(name.url)) as redis,
+    ):
+        first = redis.client_id()
+        assert redis.client_id() == first
+        name.pass_on = refuse
+        with pytest.raises(RedisError):
+            redis.get("x")
+        name.pass_on = socket.socket.sendall
+        assert redis.client_id() != first
 
 
 def test_a_node_of_a_cluster(upstream: Upstream, tmp_path: Path) -> None:
@@ -413,38 +489,44 @@ def user(redis: "Redis", *rules: str) -> Iterator[str]:
     yield f"redis://bakrypt:secret@127.0.0.1:{redis.connection_pool.connection_kwargs['port']}/0"
 
 
-def documented_rules() -> list[str]:
-    """The rules of the ACL line in docs/deploy.md."""
-    line = re.search(
-        r"^ACL SETUSER bakrypt on >\S+ (.*?)^```", deploy_md(), re.MULTILINE | re.DOTALL
-    )
-    assert line is not None
-    return line[1].split()
+def documented_commands() -> list[list[str]]:
+    """The commands in docs/deploy.md that give a user of Redis its rights."""
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    (block,) = re.findall(r"^```\n(ACL SETUSER .*?)^```", page, re.MULTILINE | re.DOTALL)
+    return [line.split() for line in block.splitlines()]
 
 
-def deploy_md() -> str:
-    """The page on deployment."""
-    return (ROOT / "docs" / "deploy.md").read_text("utf-8")
-
-
-@pytest.mark.parametrize("rules", [["~bakrypt_proxy*", "+@all"], documented_rules()], ids=str)
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [["ACL", "SETUSER", "bakrypt", "on", ">password", "~bakrypt_proxy*", "+@all"]],
+        documented_commands(),
+    ],
+    ids=["all", "documented"],
+)
 def test_the_documented_rights_are_enough(
-    sandbox: Sandbox, redis: "Redis", caplog: pytest.LogCaptureFixture, rules: list[str]
+    sandbox: Sandbox,
+    redis_server: RedisServer,
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+    commands: list[list[str]],
 ) -> None:
     """All our keys begin alike: the token is shared, attempts are counted together, all is well."""
-    with user(redis, *rules) as url:
-        environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": url, "BAKRYPT_EXCHANGE_PUBLIC": "true"}
-        apps = [create_our_app(environ | {"BAKRYPT_RATE_LIMIT": "3 per hour"}) for _ in range(2)]
-        clients = [app.test_client() for app in apps]
-        tokens = {c.post("/auth/exchange/").get_json()["access_token"] for c in clients}
-        assert len(tokens) == 1
-        statuses = [clients[n % 2].post("/auth/token/", json=WRONG).status_code for n in range(4)]
-        assert statuses == [400, 400, 400, 429]
-        assert [client.get("/readyz").status_code for client in clients] == [200, 200]
-        result = apps[0].test_cli_runner().invoke(args=["bakrypt", "check"])
-        assert re.search(r"^redis +ok", result.stdout, re.MULTILINE)
+    for command in commands:
+        redis.execute_command(*command)  # type: ignore[no-untyped-call]
+    url = redis_server.url.replace("redis://", "redis://bakrypt:password@")
+    environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": url, "BAKRYPT_EXCHANGE_PUBLIC": "true"}
+    apps = [create_our_app(environ | {"BAKRYPT_RATE_LIMIT": "3 per hour"}) for _ in range(2)]
+    clients = [app.test_client() for app in apps]
+    tokens = {c.post("/auth/exchange/").get_json()["access_token"] for c in clients}
+    assert len(tokens) == 1
+    statuses = [clients[n % 2].post("/auth/token/", json=WRONG).status_code for n in range(4)]
+    assert statuses == [400, 400, 400, 429]
+    assert [client.get("/readyz").status_code for client in clients] == [200, 200]
+    result = apps[0].test_cli_runner().invoke(args=["bakrypt", "check"])
+    assert re.search(r"^redis +ok", result.stdout, re.MULTILINE)
     assert warnings(caplog) == []
-    assert redis.keys("*") == redis.keys("bakrypt_proxy*")
+    assert redis.keys("*") == redis.keys("bakrypt_proxy:{shared}:*")
 
 
 def test_no_right_to_run_scripts(
