@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, UnixDomainSocketConnection
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 from urllib3.util.ssltransport import SSLTransport
 
@@ -124,13 +124,13 @@ class _DeadlineMixin:
         # No CLIENT SETINFO: each has a round trip of its own, in a process that may be busy.
         self.driver_info = self.lib_name = self.lib_version = None
         self._deadline = 0.0
-        self._has_lost_primary = False
+        self._was_refused = False
 
     def connect(self) -> None:
         """Begin a use. A pool calls this each time it hands the connection out."""
-        if self._has_lost_primary:
+        if self._was_refused:
             self.disconnect()  # type: ignore[attr-defined]
-        self._has_lost_primary = False
+        self._was_refused = False
         self._deadline = time.monotonic() + ROUND_TRIP
         super().connect()  # type: ignore[misc]
 
@@ -154,11 +154,15 @@ class _DeadlineMixin:
         """Ignore what redis-py sets."""
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Read a response. After READONLY the next use connects again, to the new primary."""
+        """Read a response. After an error the next use connects again.
+
+        The name may lead to a new primary by now. Many errors are a sign of that, such as READONLY,
+        which is somewhere in the message if a script meets it (Redis 6.2).
+        """
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
-        except ReadOnlyError:
-            self._has_lost_primary = True
+        except ResponseError:
+            self._was_refused = True
             raise
 
     def _connect(self) -> Any:
