@@ -5,9 +5,11 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import click
@@ -35,6 +37,9 @@ from bakrypt_proxy import (
 from bakrypt_proxy.demo import create_demo
 from bakrypt_proxy.sandbox import CREDENTIALS, USERS, Sandbox
 from bakrypt_proxy.web.metrics import create_metrics
+
+if TYPE_CHECKING:
+    from limits.storage import RedisStorage
 
 logger = logging.getLogger("bakrypt_proxy.app")
 
@@ -142,12 +147,19 @@ def _limiter_problem(limiter: Limiter, redis_url: str) -> str | None:
     """Return why attempts cannot be counted in Redis right now; without it they are in memory."""
     from bakrypt_proxy.tokens.redis_connection import explain  # noqa: PLC0415 - an extra
 
-    counter, limit = FixedWindowRateLimiter(limiter.storage), RateLimitItemPerSecond(1_000_000)
+    storage = cast("RedisStorage", limiter.storage)
+    counter, limit = FixedWindowRateLimiter(storage), RateLimitItemPerSecond(1_000_000)
+    name = f"probe-{token_hex(8)}"  # new each time: only a new counter is given an end
     try:
-        counter.hit(limit, "probe")
-        counter.get_window_stats(limit, "probe")
+        storage.storage.ping()  # after an outage the limiter waits until this succeeds
+        storage.storage.script_load(storage.SCRIPT_INCR_EXPIRE)  # a new primary does not have it
+        counter.hit(limit, name)
+        counter.get_window_stats(limit, name)
     except Exception as error:  # noqa: BLE001 - what is no Redis makes redis-py raise anything
         return f"password attempts are counted in memory: {explain(error, redis_url)}"
+    finally:
+        with suppress(Exception):
+            counter.clear(limit, name)  # without the right to EXPIRE it would stay
     return None
 
 
