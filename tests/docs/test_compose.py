@@ -152,8 +152,8 @@ def test_its_nginx_is_that_of_the_page() -> None:
 
 def test_its_acl_is_that_of_the_page() -> None:
     """The same rights, with the password from a file."""
-    (page,) = re.findall(r"^ACL SETUSER (.*?)```", read(PAGE), re.MULTILINE | re.DOTALL)
-    (ours,) = re.findall(r"^user (bakrypt .*?[^\\])$", redis_script(), re.MULTILINE | re.DOTALL)
+    page = " ".join(re.findall(r"^ACL SETUSER bakrypt (.*)$", read(PAGE), re.MULTILINE))
+    (ours,) = re.findall(r"^user bakrypt (.*?[^\\])$", redis_script(), re.MULTILINE | re.DOTALL)
     rights = ours.replace("\\\n", "").replace("$(cat /run/secrets/redis_password)", "password")
     assert rights.split() == page.split()
 
