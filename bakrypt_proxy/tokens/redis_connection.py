@@ -10,6 +10,8 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,11 +22,18 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 from urllib3.util.ssltransport import SSLTransport
 
+from ..errors import BakryptError
+from ..upstream.masking import Masked
+
 # Of all our keys. The braces put them into one slot of a cluster, as a transaction needs it.
 KEY_PREFIX = "bakrypt_proxy:{shared}"
 ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
 _LOOKS = 3  # at one connection: tickets of TLS may come between our look and hiredis' one
+
+
+class UnusableError(Exception):
+    """Redis cannot be used now. The message is Redis' own, or says what is wrong there."""
 
 
 def redis_options(redis_url: str) -> dict[str, Any]:
@@ -61,6 +70,18 @@ def explain(error: Exception, redis_url: str) -> str:
     # redis-py cuts the code off, such as MOVED; its class says the same.
     line = " ".join(f"{type(error).__name__}: {message}".split())
     return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST_MESSAGE]
+
+
+@contextmanager
+def redis_errors(redis_url: Masked[str]) -> Iterator[None]:
+    """Make any error that Redis causes an `UnusableError`."""
+    try:
+        yield
+    except (BakryptError, MemoryError, UnusableError):
+        raise
+    except Exception as error:
+        # Not only RedisError: what is no Redis makes redis-py raise ValueError and others.
+        raise UnusableError(explain(error, redis_url.reveal())) from error
 
 
 class _DeadlineSocket:

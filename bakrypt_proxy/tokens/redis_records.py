@@ -18,7 +18,9 @@ from ..errors import (
     UpstreamRefusedError,
 )
 from ..types import AccessToken
+from ..upstream.masking import Masked
 from .cached import CachedToken, Clocks, Moment
+from .redis_connection import UnusableError
 from .sealing import Seal
 from .shared import FORCED_APART, Outcome
 
@@ -27,17 +29,13 @@ if TYPE_CHECKING:
 
 _SEAL_MARGIN = 1.0  # seconds that the seal of a lease outlives its key
 _NOT_SHARED_FOR = 2.0  # seconds for which nobody waits for a token that has no lifetime
-_LONGEST_VALUE = 512 * 1024  # bytes; a token's response has at most 64 KiB
+_LAST_BYTE = 512 * 1024 - 1  # of what is read; a token's response has at most 64 KiB
 _TIME_FOR_ANOTHER = 0.05  # seconds; a use that took longer is not followed by another one
 _KINDS = {
     kind.__name__: kind
     for kind in (UpstreamRefusedError, CredentialsRefusedError, UpstreamFailedError)
 }
 _NOT_SHARED = {"kind": "not shared"}
-
-
-class UnusableError(Exception):
-    """Redis cannot be used now. The message is Redis' own, or says what is wrong there."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,15 @@ class Records:
     """
 
     def __init__(
-        self, secret: str, lease_seconds: float, clocks: Clocks, name: str, purpose: str
+        self, secret: Masked[str], lease_seconds: float, clocks: Clocks, name: str, purpose: str
     ) -> None:
         self._lease_seconds = lease_seconds
         self._clocks = clocks
-        self._token_key, self._token_seal = f"{name}:token", Seal(secret, f"{purpose} token")
-        self._error_key, self._error_seal = f"{name}:error", Seal(secret, f"{purpose} error")
-        self._lease_key, self._lease_seal = f"{name}:lease", Seal(secret, f"{purpose} lease")
+        kinds = ("token", "error", "lease")
+        self._token_key, self._error_key, self._lease_key = (f"{name}:{kind}" for kind in kinds)
+        self._token_seal, self._error_seal, self._lease_seal = (
+            Seal(secret.reveal(), f"{purpose} {kind}") for kind in kinds
+        )
 
     def look(self, redis: "Redis", lease: bytes | None = None) -> Found:
         """Return what is stored, after taking the lease if one is given and it is free.
@@ -96,7 +96,7 @@ class Records:
             if lease is not None:
                 pipe.set(self._lease_key, lease, nx=True, px=int(self._lease_seconds * 1000))
             for key in (self._token_key, self._error_key, self._lease_key):
-                pipe.getrange(key, 0, _LONGEST_VALUE - 1)  # what is longer does not open
+                pipe.getrange(key, 0, _LAST_BYTE)  # what is longer does not open
             pipe.exists(self._lease_key)
             pipe.pttl(self._token_key)
             pipe.time()
@@ -138,7 +138,7 @@ class Records:
         with redis.pipeline(transaction=True) as pipe:
             try:
                 pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
-                is_owner = pipe.get(self._lease_key) == lease.value
+                is_owner = pipe.getrange(self._lease_key, 0, _LAST_BYTE) == lease.value
                 pipe.multi()
                 self._write(pipe, lease.found, outcome, is_forced=is_forced)
                 if is_owner:

@@ -9,17 +9,17 @@ failover the name leads to another server.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
+from secrets import token_hex
 
 from redis import Redis
 
 from ..errors import BakryptError
 from ..upstream.masking import Masked
 from .cached import CachedToken, Clock, Clocks, Moment
-from .redis_connection import KEY_PREFIX, ROUND_TRIP, explain, redis_options
-from .redis_records import Found, Lease, Records, UnusableError
+from .redis_connection import KEY_PREFIX, ROUND_TRIP, UnusableError, redis_errors, redis_options
+from .redis_records import Found, Lease, Records
 from .sealing import derive_key
 from .shared import SHORTEST_FETCH, Fetch, Outcome, Renewal
 
@@ -67,15 +67,18 @@ class RedisTokenStore:
         self._sleep, self._is_away = sleep, False
         account = f"{_LAYOUT} {upstream}"
         name = _key_prefix(secret, account)
-        create = partial(Records, secret, self._lease_seconds, self._clocks)
+        create = partial(Records, Masked(secret), self._lease_seconds, self._clocks)
         self._records = create(name, account)
-        self._probe = create(f"{name}:probe", f"{account} probe")
+        # With new keys each time: what somebody has written to known ones would fool the probe.
+        self._create_probe: Callable[[], Records] = lambda: create(
+            f"{name}:probe:{token_hex(8)}", f"{account} probe"
+        )
 
     def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
         """Return a token from Redis or by `fetch`; while Redis cannot be used, by `fetch` only."""
         with self._connect() as redis:
             try:
-                with self._redis_errors():
+                with redis_errors(self._redis_url):
                     found = self._find_or_lease(redis, renewal)
             except UnusableError as error:
                 self._note_outage(error)
@@ -90,11 +93,12 @@ class RedisTokenStore:
     def problem(self) -> str | None:
         """Return why Redis cannot be used right now, or None if all that a renewal does works."""
         try:
-            with self._connect() as redis, self._redis_errors():
+            with self._connect() as redis, redis_errors(self._redis_url):
                 found = self._records.look(redis)
-                lease = Lease(self._probe.create_lease(found), found)
-                if self._probe.look(redis, lease.value).is_mine:
-                    self._probe.finish(redis, lease, _PROBE)
+                probe = self._create_probe()
+                lease = Lease(probe.create_lease(found), found)
+                probe.look(redis, lease.value)
+                probe.finish(redis, lease, _PROBE)
         except UnusableError as error:
             return str(error)
         return None
@@ -111,7 +115,7 @@ class RedisTokenStore:
         lease = None
         while True:
             try:
-                with self._redis_errors():
+                with redis_errors(self._redis_url):
                     found = self._records.look(redis, lease)
             except UnusableError as error:
                 if lease is None:
@@ -161,23 +165,12 @@ class RedisTokenStore:
         is_forced: bool = False,
     ) -> None:
         try:
-            with self._redis_errors():
+            with redis_errors(self._redis_url):
                 self._records.finish(redis, lease, outcome, is_forced=is_forced)
         except UnusableError as error:
             self._note_outage(error)
         else:
             self._note_return()
-
-    @contextmanager
-    def _redis_errors(self) -> Iterator[None]:
-        """Make any error that Redis causes an `UnusableError`."""
-        try:
-            yield
-        except (BakryptError, MemoryError, UnusableError):
-            raise
-        except Exception as error:
-            # Not only RedisError: what is no Redis makes redis-py raise ValueError and others.
-            raise UnusableError(explain(error, self._redis_url.reveal())) from error
 
     def _note_outage(self, error: UnusableError) -> None:
         if not self._is_away:

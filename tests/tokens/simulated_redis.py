@@ -63,6 +63,7 @@ class _Pipeline:
     def __init__(self, redis: SimulatedRedis) -> None:
         self._redis = redis
         self._commands: list[Callable[[], Any]] = []
+        self._is_watching = False
         self._writes = False
 
     def __enter__(self) -> "_Pipeline":
@@ -73,15 +74,10 @@ class _Pipeline:
 
     def watch(self, key: str) -> None:
         self._redis.check(writes=False)
-
-    def get(self, key: str) -> Any:
-        value = self._redis.read(key)
-        if isinstance(value, list):
-            raise ResponseError("WRONGTYPE")
-        return value
+        self._is_watching = True
 
     def multi(self) -> None:
-        pass
+        self._is_watching = False
 
     def set(self, key: str, value: bytes, *, nx: bool = False, px: int = 0, pxat: int = 0) -> None:
         self._writes = True
@@ -100,12 +96,16 @@ class _Pipeline:
         self._writes = True
         self._commands.append(lambda: self._redis.values.pop(key, None))
 
-    def getrange(self, key: str, start: int, end: int) -> None:
+    def getrange(self, key: str, start: int, end: int) -> Any:
         def run() -> Any:
             value = self._redis.read(key)
             return ResponseError("WRONGTYPE") if isinstance(value, list) else value or b""
 
-        self._commands.append(run)
+        if not self._is_watching:
+            return self._commands.append(run)
+        if isinstance(value := run(), Exception):
+            raise value
+        return value
 
     def exists(self, key: str) -> None:
         self._commands.append(lambda: int(self._redis.read(key) is not None))

@@ -29,6 +29,7 @@ from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.tokens.cached import Clocks, cache_token
 from bakrypt_proxy.tokens.redis_connection import redis_options
 from bakrypt_proxy.tokens.redis_records import Found, Lease, Records
+from bakrypt_proxy.upstream.masking import Masked
 
 pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
 
@@ -241,7 +242,7 @@ def test_a_lease_that_runs_out_while_a_slow_redis_stores_the_token() -> None:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
         with Redis.from_url(url, **redis_options(url)) as redis:
-            records = Records("secret", TIMEOUT, clocks, "name", "purpose")
+            records = Records(Masked("secret"), TIMEOUT, clocks, "name", "purpose")
             records.finish(redis, Lease(b"x", found), token)
     assert first.is_set()
     assert not second.is_set()

@@ -553,6 +553,9 @@ def test_no_right_to_run_scripts(
     [
         ["~other*", "+@all"],
         ["~bakrypt_proxy*", "+@all", "-set"],
+        ["~bakrypt_proxy*", "+@all", "-getrange"],
+        ["~bakrypt_proxy*", "+@all", "-exists"],
+        ["~bakrypt_proxy*", "+@all", "-pttl"],
         ["~bakrypt_proxy*", "+@all", "-exec"],
         ["~bakrypt_proxy*", "+@all", "-time"],
         ["~bakrypt_proxy*", "+@all", "-watch"],
