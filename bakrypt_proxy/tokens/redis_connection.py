@@ -5,6 +5,7 @@ for without end. Here one deadline covers connecting, sending and reading. The l
 server's name is counted, too, but cannot be cut short.
 """
 
+import math
 import os
 import re
 import socket
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, UnixDomainSocketConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from urllib3.util.ssltransport import SSLTransport
 
@@ -48,6 +49,7 @@ def redis_options(redis_url: str) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),  # the second try would have no time
         "protocol": 2,  # RESP3 needs more round trips to connect
         "max_connections": 1000,  # above the threads of any server; they do not wait for each other
+        "last_error": _LastError(),
     }
     match urlsplit(redis_url).scheme:
         case "rediss":
@@ -137,21 +139,27 @@ class _TLSSocket(SSLTransport):
         return self.incoming.pending + self.sslobj.pending()
 
 
+class _LastError:
+    """When Redis last gave an error to any of the connections that share this, in seconds."""
+
+    at = -math.inf
+
+
 class _DeadlineMixin:
     """A connection of redis-py with one deadline for each use."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, last_error: _LastError, **options: Any) -> None:
         super().__init__(**options)
         # No CLIENT SETINFO: each has a round trip of its own, in a process that may be busy.
         self.driver_info = self.lib_name = self.lib_version = None
         self._deadline = 0.0
-        self._was_refused = False
+        self._made_at = -math.inf
+        self._last_error = last_error
 
     def connect(self) -> None:
         """Begin a use. A pool calls this each time it hands the connection out."""
-        if self._was_refused:
+        if self._made_at <= self._last_error.at:
             self.disconnect()  # type: ignore[attr-defined]
-        self._was_refused = False
         self._deadline = time.monotonic() + ROUND_TRIP
         super().connect()  # type: ignore[misc]
 
@@ -175,18 +183,19 @@ class _DeadlineMixin:
         """Ignore what redis-py sets."""
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Read a response. After an error the next use connects again.
+        """Read a response. After an error no connection that was made before it is used again.
 
         The name may lead to a new primary by now. Many errors are a sign of that, such as READONLY,
         which is somewhere in the message if a script meets it (Redis 6.2).
         """
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
-        except ResponseError:
-            self._was_refused = True
+        except RedisError:
+            self._last_error.at = time.monotonic()
             raise
 
     def _connect(self) -> Any:
+        self._made_at = time.monotonic()
         return _DeadlineSocket(super()._connect(), self)  # type: ignore[misc]
 
 

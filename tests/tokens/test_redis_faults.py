@@ -363,8 +363,8 @@ def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptur
         "UNBLOCKED force unblock from blocking operation, instance state changed",
     ],
 )
-def test_a_kept_connection_after_an_error(redis_server: RedisServer, answer: str) -> None:
-    """It is not used again, because the name may lead to another server by now."""
+def test_kept_connections_after_an_error(redis_server: RedisServer, answer: str) -> None:
+    """None is used again, because the name may lead to another server by now."""
 
     def refuse(client: socket.socket, data: bytes) -> None:
         client.sendall(f"-{answer}\r\n".encode())
@@ -373,13 +373,19 @@ def test_a_kept_connection_after_an_error(redis_server: RedisServer, answer: str
         Forwarder(redis_server.port) as name,
         Redis.from_url(name.url, **redis_connection.redis_options(name.url)) as redis,
     ):
-        first = redis.client_id()
-        assert redis.client_id() == first
+        kept = used_together(redis)
+        assert used_together(redis) == kept
         name.pass_on = refuse
         with pytest.raises(RedisError):
             redis.get("x")
         name.pass_on = socket.socket.sendall
-        assert redis.client_id() != first
+        assert not used_together(redis) & kept
+
+
+def used_together(redis: "Redis") -> set[int]:
+    """Use two connections at the same time, and return what Redis calls them."""
+    with redis.client() as one, redis.client() as two:
+        return {one.client_id(), two.client_id()}
 
 
 def test_a_node_of_a_cluster(upstream: Upstream, tmp_path: Path) -> None:
