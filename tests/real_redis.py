@@ -135,7 +135,7 @@ def answers(redis: "Redis") -> bool:
 
 def probed_keys(redis: "Redis", probe: Callable[[], object]) -> set[str]:
     """Run a probe and return the keys that it uses for itself."""
-    with redis.monitor() as monitor:
+    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
         probe()
         redis.echo("the end")
         commands = iter(lambda: monitor.next_command()["command"], "ECHO the end")

@@ -384,7 +384,7 @@ def test_kept_connections_after_an_error(redis_server: RedisServer, answer: str)
 
 def used_together(redis: "Redis") -> set[int]:
     """Use two connections at the same time, and return what Redis calls them."""
-    with redis.client() as one, redis.client() as two:
+    with redis.client() as one, redis.client() as two:  # type: ignore[no-untyped-call]
         return {one.client_id(), two.client_id()}
 
 
