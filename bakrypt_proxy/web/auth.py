@@ -4,7 +4,7 @@ import json
 
 from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from ..cli import add_commands
 from ..errors import InvalidRequestError
@@ -124,5 +124,5 @@ def is_password_attempt() -> bool:
     """
     try:
         return read_parameters(current_request()).get("grant_type") != "refresh_token"
-    except (InvalidRequestError, RequestEntityTooLarge):
+    except (InvalidRequestError, HTTPException):
         return True

@@ -8,7 +8,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from flask import Blueprint, Request, Response, current_app, request
@@ -82,11 +82,12 @@ def add_route(
     blueprint.record(lambda state: _add_other_methods(state, endpoint, head))
 
 
-def add_catch_all(blueprint: Blueprint, rule: str, endpoint: str) -> None:
+def add_catch_all(blueprint: Blueprint, rules: Iterable[str], endpoint: str) -> None:
     """Answer all methods of all other paths with a 404 by the contract."""
 
     def add(state: BlueprintSetupState) -> None:
-        state.add_url_rule(rule, endpoint, unknown_path, provide_automatic_options=False)
+        for rule in rules:
+            state.add_url_rule(rule, endpoint, unknown_path, provide_automatic_options=False)
         for added in state.app.url_map.iter_rules(endpoint_of(state, endpoint)):
             added.methods = None  # as in `_add_other_methods`
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from flask import Request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from ..errors import InvalidRequestError
 from ..upstream.masking import Masked
@@ -81,6 +81,7 @@ def read_parameters(request: Request) -> Parameters:
     :raises InvalidRequestError: if the body is neither a JSON object nor a form, or if a known
         parameter is given twice.
     :raises RequestEntityTooLarge: if the body is larger than 64 KiB or the app's own limit.
+    :raises ClientDisconnected: if the caller left before all of the body was there.
     """
     if _is_empty(request):
         return _NONE
@@ -136,8 +137,12 @@ def _read_body(request: Request) -> bytes:
         raise RequestEntityTooLarge
     # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
     request.max_content_length = limit + 1
-    if len(request.get_data()) > limit:
+    size = len(request.get_data())
+    if size > limit:
         raise RequestEntityTooLarge
+    if 0 < size < (request.content_length or 0):
+        # Where the input ends by itself (wsgi.input_terminated), werkzeug does not compare.
+        raise ClientDisconnected
     return request.get_data()
 
 

@@ -270,6 +270,25 @@ def test_a_form_that_is_not_utf_8_where_the_host_has_read_it(
     assert not upstream.requests
 
 
+@pytest.mark.parametrize("host_reads", [False, True])
+@pytest.mark.parametrize("is_terminated", [False, True])
+def test_a_form_that_is_cut_short(
+    upstream: Upstream, is_terminated: bool, host_reads: bool
+) -> None:
+    """The caller left in the middle of the password. Some servers just end the input there."""
+    app = create_app(upstream.environ)
+    if host_reads:
+        app.before_request(lambda: request.form.get("csrf_token") and None)
+    reply = app.test_client().post(
+        "/auth/token/",
+        data=b"username=alice&password=alice-pass",
+        content_type=FORM,
+        environ_overrides={"CONTENT_LENGTH": "38", "wsgi.input_terminated": is_terminated},
+    )
+    assert_error(reply, 400, "invalid_request")
+    assert not upstream.requests
+
+
 @pytest.mark.parametrize("path", ["/auth//exchange/", "/auth//exchange", "//auth/exchange/"])
 @pytest.mark.parametrize("method", ["OPTIONS", "POST"])
 def test_two_slashes_are_another_path(client: FlaskClient, path: str, method: str) -> None:
