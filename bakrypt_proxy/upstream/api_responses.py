@@ -10,7 +10,7 @@ from ..errors import (
     UpstreamFailedError,
     UpstreamRefusedError,
 )
-from .connection import Response
+from .response_reader import Response
 from .responses import STRICT_JSON, retry_after_of
 
 MAX_RESPONSE = 2**20  # bytes

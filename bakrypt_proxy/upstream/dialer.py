@@ -18,9 +18,10 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_p
 
 from .._parsers import is_loopback
 from ..errors import SettingsError, UpstreamFailedError
-from .connection import Connection, ProtocolError
+from .connection import Connection
 from .deadline_socket import BoundedSocket, DeadlineSocket
 from .masking import Masked
+from .response_reader import ProtocolError
 from .tls import TlsSocket
 
 _PORTS = {"http": 80, "https": 443}

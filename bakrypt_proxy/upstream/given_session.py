@@ -14,9 +14,9 @@ from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 from urllib3.util.ssltransport import SSLTransport
 
 from ..errors import UpstreamFailedError
-from .connection import Response
 from .dialer import find_environment_proxy
 from .masking import Masked
+from .response_reader import Response
 from .transport import Request
 
 _CHUNK = 16 * 1024  # bytes

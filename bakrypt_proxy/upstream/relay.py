@@ -7,8 +7,8 @@ from ..settings import Settings
 from ..telemetry.calls import UpstreamCall, observed
 from ..telemetry.tracing import trace_headers
 from .api_responses import MAX_RESPONSE, ApiResponse, read_api_response
-from .connection import Response
 from .masking import Masked
+from .response_reader import Response
 from .transport import Request, Transport
 
 

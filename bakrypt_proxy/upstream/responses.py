@@ -14,8 +14,8 @@ from ..errors import (
     UpstreamRefusedError,
 )
 from ..types import AccessToken
-from .connection import Response
 from .masking import Masked
+from .response_reader import Response
 
 MAX_BODY = 64 * 1024  # bytes
 

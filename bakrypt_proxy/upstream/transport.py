@@ -8,9 +8,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import UpstreamFailedError
-from .connection import Connection, NoResponseError, ProtocolError, Response
+from .connection import Connection, NoResponseError
 from .dialer import Dialer, describe_failure
 from .masking import Masked
+from .response_reader import ProtocolError, Response
 
 _MAX_IDLE = 512  # connections; a server with more threads opens new ones for the rest
 _LONGEST_IDLE = 60.0  # seconds; NATs and firewalls forget an idle connection and tell nobody
