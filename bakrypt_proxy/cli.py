@@ -299,5 +299,5 @@ def _credentials_finding(grant: _Tried) -> Finding:
     if not grant.is_set_up:
         return Finding(name, "off", str(error))
     if isinstance(error, _NO_ANSWER):
-        return Finding(name, "FAILED", "unknown: upstream did not say")
+        return Finding(name, "FAILED", "unknown until upstream answers")
     return Finding(name, "FAILED", str(error))

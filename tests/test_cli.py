@@ -128,7 +128,7 @@ def test_check_of_an_upstream_that_fails(upstream: Upstream) -> None:
     code, lines = check(create_app(upstream.environ))
     assert code == 1
     assert lines["upstream"].startswith("FAILED server_error: bakrypt failed (status 503)")
-    assert lines["exchange"] == lines["token"] == "FAILED unknown: upstream did not say"
+    assert lines["exchange"] == lines["token"] == "FAILED unknown until upstream answers"
 
 
 def test_check_with_credentials_for_exchange_only(sandbox: Sandbox) -> None:
@@ -156,7 +156,7 @@ def test_check_of_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.Mo
     assert code == 1
     assert lines["upstream"].startswith("FAILED")
     assert "HTTPS_PROXY" in lines["upstream"]
-    assert lines["exchange"] == lines["token"] == "FAILED unknown: upstream did not say"
+    assert lines["exchange"] == lines["token"] == "FAILED unknown until upstream answers"
 
 
 def test_check_of_an_unexpected_refusal(upstream: Upstream) -> None:
