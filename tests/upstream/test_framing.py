@@ -174,6 +174,14 @@ REFUSED: dict[str, bytes] = {
     "101, with its headers": b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
     + WHOLE,
     "an interim with a length": b"HTTP/1.1 103 X\r\nContent-Length: 5\r\n\r\nhello" + WHOLE,
+    "a later interim with a length": b"HTTP/1.1 104 X\r\nContent-Length: 5\r\n\r\nhello" + WHOLE,
+    "an interim with blanks": b"HTTP/1.1 199 X\r\nContent-Length: 5\r\n\r\n     " + WHOLE,
+    "an interim with a chunk": b"HTTP/1.1 104 X\r\n"
+    + CHUNKED
+    + b"\r\n2\r\n  \r\n0\r\n\r\n"
+    + WHOLE,
+    "RTSP after an interim": INTERIM + WHOLE.replace(b"HTTP/1.1", b"RTSP/1.0"),
+    "ICE after an interim": INTERIM + WHOLE.replace(b"HTTP/1.1", b"ICE/1.1"),
     "an interim with chunks": b"HTTP/1.1 103 X\r\nTransfer-Encoding: gzip\r\n\r\n" + WHOLE,
     "not gzip": compressed(b"gzip", BODY),
     "gzip that breaks off": compressed(b"gzip", gzip.compress(BODY)[:-1]),
@@ -207,6 +215,27 @@ def assert_the_next_gets_its_own(upstream: Upstream, client: BakryptClient) -> N
     """Another user's call."""
     upstream.behave = reply_to_each
     assert client.password("bob", "b") == TOKEN_REPLY | {"access_token": "token-of-bob"}
+
+
+@pytest.mark.parametrize("value", ["close, keep-alive", "keep-alive, close"])
+def test_http_1_0_that_says_both_is_closed(upstream: Upstream, value: str) -> None:
+    """A `close` ends it (RFC 9112 section 9.3), whatever else is said."""
+    client = make_client(upstream, warm=False)
+    start = f"HTTP/1.0 200 OK\r\nConnection: {value}\r\n".encode()
+    upstream.behave = sending(start + LENGTH + b"\r\n" + BODY)
+    assert client.password("alice", "a")["access_token"] == "token-of-alice"
+    assert_the_next_gets_its_own(upstream, client)
+    assert [request.connection for request in upstream.requests] == [1, 2]
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 104, 199])
+def test_an_interim_one_has_no_body_whatever_it_says(upstream: Upstream, status: int) -> None:
+    """Its end is the empty line (RFC 9112 section 6.3): what follows is the final response."""
+    client = make_client(upstream, warm=False)
+    start = b"HTTP/1.1 %d X\r\n" % status
+    upstream.behave = sending(start + b"Content-Length: 5\r\n\r\n" + WHOLE)
+    assert client.password("alice", "a")["access_token"] == "token-of-alice"
+    assert_the_next_gets_its_own(upstream, client)
 
 
 warm_and_cold = pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])

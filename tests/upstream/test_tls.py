@@ -1,16 +1,20 @@
 """What a peer can do below HTTP: with the records of TLS, before and after its handshake."""
 
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trustme
 from conftest import tls_server
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
 
@@ -184,3 +188,117 @@ def test_records_of_a_byte_keep_no_processor_busy(
         assert time.thread_time() - busy < 0.5
         assert time.monotonic() - started < 1.5
         is_over.set()
+
+
+def fail_at_leisure(client: BakryptClient) -> None:
+    """Make a call that fails, in its timeout of a second and less than half a processor."""
+    started, busy = time.monotonic(), time.thread_time()
+    with pytest.raises(UpstreamFailedError):
+        client.password("alice", "a")
+    assert time.thread_time() - busy < 0.5
+    assert time.monotonic() - started < 1.5
+
+
+def test_a_flood_in_the_handshake_keeps_no_processor_busy() -> None:
+    """Whoever answers in bakrypt's place can send HelloRequests before it shows a certificate."""
+
+    def flood(connection: socket.socket) -> None:
+        connection.recv(4096)
+        end = time.monotonic() + FLOOD_ENDS
+        while time.monotonic() < end:
+            connection.sendall(HELLO_REQUESTS * 64)
+
+    with serving(flood) as url, client_of(url, timeout=1) as client:
+        fail_at_leisure(client)
+
+
+def test_a_flood_of_tickets_keeps_no_processor_busy(
+    authority: trustme.CA, trusted: Path, tmp_path: Path
+) -> None:
+    """TLS reads on behind each of them, and no read of ours returns (RFC 8446 section 4.6.1)."""
+    context, keys = tls_server(authority, "127.0.0.1"), tmp_path / "keys"
+    context.num_tickets, context.keylog_filename = 0, str(keys)
+    tickets, is_ready = b"\x04\0\0\x12" + bytes(8) + b"\x01\x01\0\x04abcd\0\0", threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        tls.receive()
+        tls.send(answer_with("token-of-bob"))
+        records = b"".join(records_of(keys, tickets * 700, b"\x16", range(1, 1501)))
+        is_ready.set()
+        tls.receive()
+        connection.sendall(records)
+        connection.recv(1)
+
+    with serving(serve) as url, client_of(url, timeout=1) as client:
+        client.password("bob", "b")
+        assert is_ready.wait(30)
+        fail_at_leisure(client)
+
+
+def records_of(keys: Path, content: bytes, kind: bytes, numbers: range) -> Iterator[bytes]:
+    """Records of a server with these sequence numbers (RFC 8446 sections 5.2, 5.3 and 7.3)."""
+    lines = [line.split() for line in keys.read_text().splitlines()]
+    secret = next(bytes.fromhex(line[2]) for line in lines if line[0] == "SERVER_TRAFFIC_SECRET_0")
+    algorithm = hashes.SHA384() if len(secret) == 48 else hashes.SHA256()
+
+    def expand(label: bytes, length: int) -> bytes:
+        full = b"tls13 " + label
+        info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
+        return HKDFExpand(algorithm, length, info).derive(secret)
+
+    cipher = AESGCM(expand(b"key", 32 if len(secret) == 48 else 16))
+    nonce = int.from_bytes(expand(b"iv", 12), "big")
+    head = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
+    for number in numbers:
+        yield head + cipher.encrypt((nonce ^ number).to_bytes(12, "big"), content + kind, head)
+
+
+def test_records_that_come_byte_by_byte_keep_no_processor_busy(
+    authority: trustme.CA, trusted: Path
+) -> None:
+    """Each byte is a read below TLS, and none above it before the record is whole."""
+    context = tls_server(authority, "127.0.0.1")
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        tls.receive()
+        tls.send(answer_with("token-of-bob"))
+        tls.receive()
+        start = b"HTTP/1.1 200 OK\r\nX: "
+        records = tls.encrypt(start + b"a" * 16_000) + tls.encrypt(b"a" * 300_000)
+        if os.fork() == 0:  # two interpreters: as fast as a machine of its own
+            with suppress(OSError):
+                for at in range(len(records)):
+                    connection.sendall(records[at : at + 1])
+            os._exit(0)
+        connection.recv(1)
+        os.wait()
+
+    with serving(serve) as url, client_of(url, timeout=1) as client:
+        client.password("bob", "b")
+        fail_at_leisure(client)
+
+
+@pytest.mark.parametrize("early", [1, 5, 30])
+def test_a_request_is_not_sent_again_after_a_part_of_a_record(
+    authority: trustme.CA, trusted: Path, early: int
+) -> None:
+    """Bytes of the response came back: a refresh token would be spent twice."""
+    context, asked = tls_server(authority, "127.0.0.1"), []
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        while name := tls.receive():
+            asked.append(name)
+            record = tls.encrypt(answer_with(f"token-of-{name}"))
+            if asked == ["bob", "alice"]:
+                connection.sendall(record[:early])
+                return
+            connection.sendall(record)
+
+    with serving(serve) as url, client_of(url) as client:
+        client.password("bob", "b")
+        with suppress(UpstreamFailedError):
+            client.password("alice", "a")
+        assert asked == ["bob", "alice"]
