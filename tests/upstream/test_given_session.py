@@ -185,6 +185,53 @@ def test_what_tls_has_read_ahead_is_nobodys(tls_upstream: Upstream) -> None:
             assert client.password(name, "p")["access_token"] == f"token-of-{name}"
 
 
+@pytest.mark.parametrize("status", [102, 103])
+def test_an_interim_response_is_not_the_final_one(any_upstream: Upstream, status: int) -> None:
+    """The final one comes late, and would be the response to the next user's call."""
+
+    def work(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.sendall(f"HTTP/1.1 {status} X\r\n\r\n".encode())
+        upstream.stopped.wait(0.1)
+        reply_to_each(upstream, connection, received)
+
+    with requests.Session() as session:
+        client = client_of(any_upstream, session)
+        any_upstream.behave = work
+        got = []
+        for name in ("alice", "bob", "carol"):
+            try:
+                got.append(client.password(name, "p")["access_token"])
+            except UpstreamFailedError:
+                got.append("nothing")
+        for name, token in zip(("alice", "bob", "carol"), got, strict=True):
+            assert token in {f"token-of-{name}", "nothing"}, "another user's token"
+        assert "nothing" not in got
+
+
+BROKEN = {
+    "a length and chunks": "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "identity": "Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("start", BROKEN.values(), ids=BROKEN)
+def test_a_broken_framing_ends_the_connection(upstream: Upstream, start: str) -> None:
+    """What comes late belongs to that response (RFC 9112 section 6.3), and to nobody else."""
+
+    def send_more(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{start}".encode())
+        upstream.behave = reply_to_each
+        upstream.stopped.wait(0.1)
+        replying(200, TOKEN_REPLY | {"access_token": "stray"})(upstream, connection, received)
+
+    upstream.behave = send_more
+    with requests.Session() as session:
+        client = client_of(upstream, session)
+        with pytest.raises(UpstreamFailedError):
+            client.password("alice", "a")
+        assert client.password("bob", "b")["access_token"] == "token-of-bob"
+
+
 def test_no_cookie_goes_from_one_call_to_the_next(upstream: Upstream) -> None:
     """Neither in our calls nor in others of that session."""
     upstream.behave = replying(200, TOKEN_REPLY, "Set-Cookie: sessionid=alice; Path=/")
