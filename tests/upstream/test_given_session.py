@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +212,8 @@ def test_an_interim_response_is_not_the_final_one(any_upstream: Upstream, status
 
 
 BROKEN = {
-    "a length and chunks": "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "a length and chunks": "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    "2\r\n{}\r\n0\r\n\r\n",
     "identity": "Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
 }
 
@@ -395,3 +399,38 @@ def test_a_session_used_before_a_fork_mixes_nothing_if_its_clients_are_made_afte
                 os._exit(0)
     used = {received.form["username"][0]: received.connection for received in upstream.requests}
     assert used["child"] != used["parent"]
+
+
+def test_a_process_that_forks_during_the_first_call_can_call(upstream: Upstream) -> None:
+    """A lock that another thread holds at that moment stays locked in the child for ever."""
+    is_closing, may_end = threading.Event(), threading.Event()
+
+    class Slow(HTTPAdapter):
+        def close(self) -> None:
+            is_closing.set()
+            may_end.wait(5)
+            super().close()
+
+    with requests.Session() as session:
+        session.mount("http://", Slow())
+        client = client_of(upstream, session)
+        thread = threading.Thread(target=client.exchange)
+        thread.start()
+        assert is_closing.wait(5)
+        child = os.fork()
+        if child == 0:
+            may_end.set()
+            client.exchange()
+            os._exit(0)
+        may_end.set()
+        thread.join()
+        for _ in range(50):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child still waits")
+        assert status == 0

@@ -1,5 +1,6 @@
 """Calls to the API with a token that is given: uploads in parts, early answers, silences."""
 
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -97,3 +98,17 @@ def test_a_refusal_is_bakrypts(any_upstream: Upstream) -> None:
     with pytest.raises(UpstreamRefusedError) as caught:
         relay(any_upstream).send(upload([PART], len(PART)), TOKEN)
     assert caught.value.status == 413
+
+
+def test_a_response_in_many_small_records(tls_upstream: Upstream) -> None:
+    """It is read whole up to 1 MiB, however the server cuts it."""
+    body = b'["%b"]' % (b"a" * 1_000_000)
+
+    def cut(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.sendall(head(200, len(body)))
+        for at in range(0, len(body), 80):
+            connection.sendall(body[at : at + 80])
+
+    tls_upstream.behave = cut
+    request = ApiRequest("transactions", "GET", "/v1/transactions/x/", {})
+    assert relay(tls_upstream).send(request, TOKEN).status == 200
