@@ -2,6 +2,7 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -400,3 +401,14 @@ class TestRedis:
 def say_read_only_as_6_2(client: socket.socket, data: bytes) -> None:
     """Send what a server says; READONLY as Redis 6.2 says it."""
     client.sendall(READ_ONLY_IN_6_2 if data.startswith(b"-READONLY") else data)
+
+
+@pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+def test_many_attempts_while_redis_goes_away(sandbox: Sandbox, redis_server: RedisServer) -> None:
+    """All callers who are being counted when Redis hangs are counted in memory; none gets a 500."""
+    app = create(sandbox, redis_url=redis_server.url, rate_limit="100 per hour")
+    assert attempt(app.test_client(), 1) == [400]
+    redis_server.freeze()
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: attempt(app.test_client(), 1), range(8)))
+    assert statuses == [[400]] * 8

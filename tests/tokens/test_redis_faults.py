@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,50 @@ def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptur
         wait_until(lambda: attempts(1) == 429, 20)
         assert new_redis.keys("bakrypt_proxy:{shared}:LIMITER*")
     assert len(warnings(caplog)) <= 2
+
+
+@pytest.mark.parametrize("accident", ["failover", "stall"])
+def test_an_accident_while_the_outcome_is_stored(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
+) -> None:
+    """Redis fails just when the leader stores the token: the callers of other processes get one."""
+    monkeypatch.setattr(redis_connection, "ROUND_TRIP", 0.3)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    with (
+        RedisServer(tmp_path / "old", "--enable-debug-command", "local") as old,
+        RedisServer(tmp_path / "new", "--replicaof", f"127.0.0.1 {old.port}") as new,
+        Redis.from_url(old.url) as old_redis,
+        Redis.from_url(new.url) as new_redis,
+        Forwarder(old.port) as name,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        wait_until(lambda: new_redis.info()["master_link_status"] == "up", 20)
+        environ = {
+            **upstream.environ,
+            "BAKRYPT_REDIS_URL": name.url,
+            "BAKRYPT_TIMEOUT": "3",
+        }
+
+        def slow(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+            is_first = len(upstream.requests) == 1
+            time.sleep(1)
+            if is_first and accident == "failover":
+                new_redis.replicaof("NO", "ONE")
+                old_redis.replicaof("127.0.0.1", str(new.port))
+                name.target = new.port
+            elif is_first:
+                pool.submit(old_redis.execute_command, "DEBUG", "SLEEP", "0.5")
+                time.sleep(0.1)
+            replying(200, TOKEN_REPLY)(upstream, connection, received)
+
+        upstream.behave = slow
+        leader, other = member(environ), member(environ)
+        first = pool.submit(attempt, leader)
+        wait_until(lambda: len(upstream.requests) == 1)
+        time.sleep(0.2)
+        assert attempt(other) == TOKEN
+        assert first.result() == TOKEN
 
 
 @pytest.mark.parametrize(
