@@ -2,14 +2,17 @@
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import create_app
 from flask import Flask
+from misbehaving import Upstream
 
 from bakrypt_proxy import BakryptClient, Settings, create_blueprint, readiness_problems
 from bakrypt_proxy.account import Account
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.upstream.masking import Masked
 
 
 def register_two(first: Settings, second: Settings) -> Flask:
@@ -84,3 +87,14 @@ def test_readiness_is_that_of_all_accounts() -> None:
     app = register_two(Settings(), Settings(timeout=3))
     with app.app_context():
         assert readiness_problems() == ["no credentials are set"] * 2
+
+
+def test_bakrypt_gives_the_refused_token_again(upstream: Upstream) -> None:
+    """Many calls meet a 401, and a renewal brings the same token: bakrypt is asked once."""
+    account = Account(Settings.from_mapping(upstream.environ))
+    token = Masked(account.shared_token.get()["access_token"])
+    account.note_accepted(token)
+    upstream.requests.clear()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(account.renewed_token, [token] * 8))
+    assert len(upstream.requests) == 1
