@@ -344,7 +344,9 @@ def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptur
     assert len(warnings(caplog)) <= 2
 
 
-@pytest.mark.parametrize("accident", ["failover", "stall"])
+@pytest.mark.parametrize(
+    "accident", ["failover", "paused writes", "no right to WATCH", "no right to DEL"]
+)
 def test_an_accident_while_the_outcome_is_stored(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
 ) -> None:
@@ -353,7 +355,7 @@ def test_an_accident_while_the_outcome_is_stored(
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
     with (
-        RedisServer(tmp_path / "old", "--enable-debug-command", "local") as old,
+        RedisServer(tmp_path / "old") as old,
         RedisServer(tmp_path / "new", "--replicaof", f"127.0.0.1 {old.port}") as new,
         Redis.from_url(old.url) as old_redis,
         Redis.from_url(new.url) as new_redis,
@@ -367,6 +369,14 @@ def test_an_accident_while_the_outcome_is_stored(
             "BAKRYPT_TIMEOUT": "3",
         }
 
+        if accident.startswith("no right"):
+            old_redis.acl_setuser(
+                "default",
+                enabled=True,
+                nopass=True,
+                commands=["-" + accident.rsplit(maxsplit=1)[-1].lower()],
+            )
+
         def slow(upstream: Upstream, connection: socket.socket, received: Received) -> None:
             is_first = len(upstream.requests) == 1
             time.sleep(1)
@@ -374,9 +384,8 @@ def test_an_accident_while_the_outcome_is_stored(
                 new_redis.replicaof("NO", "ONE")
                 old_redis.replicaof("127.0.0.1", str(new.port))
                 name.target = new.port
-            elif is_first:
-                pool.submit(old_redis.execute_command, "DEBUG", "SLEEP", "0.5")
-                time.sleep(0.1)
+            elif is_first and accident == "paused writes":
+                old_redis.execute_command("CLIENT", "PAUSE", "500", "WRITE")
             replying(200, TOKEN_REPLY)(upstream, connection, received)
 
         upstream.behave = slow
