@@ -370,12 +370,8 @@ def test_an_accident_while_the_outcome_is_stored(
         }
 
         if accident.startswith("no right"):
-            old_redis.acl_setuser(
-                "default",
-                enabled=True,
-                nopass=True,
-                commands=["-" + accident.rsplit(maxsplit=1)[-1].lower()],
-            )
+            right = accident.rpartition(" ")[2].lower()
+            old_redis.acl_setuser("default", enabled=True, nopass=True, commands=[f"-{right}"])
 
         def slow(upstream: Upstream, connection: socket.socket, received: Received) -> None:
             is_first = len(upstream.requests) == 1
