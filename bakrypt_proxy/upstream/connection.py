@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from .deadline_socket import BoundedSocket, time_left
 from .masking import Masked
-from .response_reader import ProtocolError, Response, ResponseReader
+from .response_reader import ProtocolError, Response, ResponseReader, most_bytes
 
 _READ_SIZE = 64 * 1024  # bytes; more than the 16 KiB of a TLS record, so that none is left in part
 _GLANCE = 0.01  # seconds that a look for an early response may wait for the rest of a TLS record
@@ -64,6 +64,7 @@ class Connection:
         :raises OSError: for anything else that the operating system or TLS reports.
         """
         self.is_reusable = False
+        self._sock.allow(most_bytes(limit))
         is_sent = self._send(request, deadline)
         reader = ResponseReader(limit, head_only=head_only)
         self._receive(reader, deadline)
@@ -90,6 +91,7 @@ class Connection:
         :raises Exception: as `exchange`, and what `parts` raises.
         """
         self.is_reusable = False
+        self._sock.allow(most_bytes(limit))
         reader = ResponseReader(limit, head_only=False)
         is_sent = self._send(head, time.monotonic() + silence)
         for part in parts:
@@ -154,7 +156,8 @@ class Connection:
             # Not kept in a variable: it may be a token.
             reader.feed(self._sock.recv(_READ_SIZE))
         except _ENDED as error:
-            if reader.received == 0:
+            # Below TLS, a part of a record may be there: bakrypt has begun to answer.
+            if self._sock.received == 0:
                 raise NoResponseError(*error.args) from error
             raise ProtocolError("the response broke off") from error
 

@@ -6,12 +6,29 @@ from typing import Protocol
 
 from urllib3.util import wait_for_read, wait_for_write
 
+_SMALL_READS = 4000  # besides one for each 256 bytes; an honest server sends larger parts
+_PART = 256  # bytes
+
+
+class FloodError(OSError):
+    """More came than any response has, or in smaller parts: reading on would keep a processor busy.
+
+    Below TLS this is not seen otherwise: nothing of it need ever be decrypted.
+    """
+
 
 class BoundedSocket(Protocol):
     """What `DeadlineSocket` has, and TLS above it."""
 
+    @property
+    def received(self) -> int:
+        """How many bytes came since `allow`."""
+
     def settimeout(self, timeout: float) -> None:
         """Set the time for all that follows, in seconds."""
+
+    def allow(self, size: int) -> None:
+        """Allow so many bytes to come from now on."""
 
     def recv(self, size: int) -> bytes:
         """Read what is there, or wait for it."""
@@ -37,11 +54,17 @@ class DeadlineSocket:
         sock.setblocking(False)
         self._sock = sock
         self._deadline = time.monotonic()
+        self._size = self._reads_left = 0
+        self.received = 0
         self.close, self.fileno = sock.close, sock.fileno
 
     def settimeout(self, timeout: float) -> None:
         """Set the time for all that follows, in seconds."""
         self._deadline = time.monotonic() + timeout
+
+    def allow(self, size: int) -> None:
+        """Allow so many bytes to come from now on."""
+        self._size, self._reads_left, self.received = size, _SMALL_READS + size // _PART, 0
 
     def is_quiet(self) -> bool:
         """Return whether nothing was received that is not read yet, not even an end."""
@@ -51,13 +74,20 @@ class DeadlineSocket:
         """Read what is there, or wait for it.
 
         :raises TimeoutError: if the deadline has passed, also if there is something to read.
+        :raises FloodError: if more has come than was allowed.
         """
+        self._reads_left -= 1
+        if self.received > self._size or self._reads_left < 0:
+            raise FloodError("too much came, or in too small parts")
         while True:
             left = time_left(self._deadline)
             try:
-                return self._sock.recv(size)
+                data = self._sock.recv(size)
             except BlockingIOError:
                 wait_for_read(self._sock, left)
+            else:
+                self.received += len(data)
+                return data
 
     def send(self, data: bytes) -> int:
         """Write what the system takes now, at least a byte, and return how many it took.

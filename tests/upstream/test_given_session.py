@@ -189,8 +189,10 @@ def test_what_tls_has_read_ahead_is_nobodys(tls_upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("status", [102, 103])
-def test_an_interim_response_is_not_the_final_one(any_upstream: Upstream, status: int) -> None:
-    """The final one comes late, and would be the response to the next user's call."""
+def test_an_interim_response_brings_nobody_anothers_token(
+    any_upstream: Upstream, status: int
+) -> None:
+    """Requests takes it for the final one. That comes late, and not as the next response."""
 
     def work(upstream: Upstream, connection: socket.socket, received: Received) -> None:
         connection.sendall(f"HTTP/1.1 {status} X\r\n\r\n".encode())
@@ -206,9 +208,7 @@ def test_an_interim_response_is_not_the_final_one(any_upstream: Upstream, status
                 got.append(client.password(name, "p")["access_token"])
             except UpstreamFailedError:
                 got.append("nothing")
-        for name, token in zip(("alice", "bob", "carol"), got, strict=True):
-            assert token in {f"token-of-{name}", "nothing"}, "another user's token"
-        assert "nothing" not in got
+        assert got == ["nothing"] * 3
 
 
 BROKEN = {
@@ -347,7 +347,7 @@ def test_a_session_used_before_a_fork_mixes_nothing(upstream: Upstream, used_by:
     connections = {
         received.form["username"][0]: received.connection for received in upstream.requests
     }
-    assert len(set(connections.values())) == (2 if used_by == "client" else 3)
+    assert len(set(connections.values())) == 3
     assert connections["parent"] != connections["child"] != connections["carol"]
 
 
@@ -360,7 +360,7 @@ def test_adapters_stay_after_a_fork(upstream: Upstream) -> None:
         client.exchange()
         client.exchange()
         assert session.get_adapter(upstream.url) is adapter
-    assert [received.connection for received in upstream.requests] == [1, 1]
+    assert [received.connection for received in upstream.requests] == [1, 2]
 
 
 @pytest.mark.parametrize("named_by", ["REQUESTS_CA_BUNDLE", "verify"])

@@ -52,8 +52,10 @@ def serving(serve: Callable[[socket.socket], None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=run)
         thread.start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
     thread.join()
 
 
@@ -64,7 +66,7 @@ def client_of(url: str, timeout: float = 5) -> BakryptClient:
     )
 
 
-def test_a_flood_in_the_handshake_ends_at_the_deadline() -> None:
+def test_a_flood_in_the_handshake_ends_by_its_size() -> None:
     """OpenSSL reads on as long as HelloRequests come, and so would each read of an `SSLSocket`."""
 
     def flood(connection: socket.socket) -> None:
@@ -75,7 +77,7 @@ def test_a_flood_in_the_handshake_ends_at_the_deadline() -> None:
 
     with serving(flood) as url, client_of(url, TIMEOUT) as client:
         started = time.monotonic()
-        with pytest.raises(UpstreamFailedError, match="bakrypt did not answer in time"):
+        with pytest.raises(UpstreamFailedError, match="no secure connection to bakrypt"):
             client.password("alice", "a")
         assert time.monotonic() - started < TIMEOUT + 0.5
 
