@@ -4,9 +4,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from ipaddress import IPv6Address, ip_address, ip_network
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +18,7 @@ from flask.helpers import get_debug_flag
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter, RequestLimit
 from limits import RateLimitItemPerSecond
+from limits.errors import StorageError
 from limits.strategies import FixedWindowRateLimiter
 from werkzeug.exceptions import HTTPException, TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -113,14 +114,33 @@ def _limit_callers(app: Flask, settings: Settings) -> None:
     """Limit password attempts and POSTs to the API by client address, in Redis if configured."""
     limiter = Limiter(_client, app=app, on_breach=_refuse_attempt, **_limiter_storage(settings))
     limit = limiter.limit(settings.rate_limit, exempt_when=lambda: not is_password_attempt())
-    app.view_functions["bakrypt.token"] = limit(
-        app.ensure_sync(app.view_functions["bakrypt.token"])
+    app.view_functions["bakrypt.token"] = _or_in_memory(
+        limit(app.ensure_sync(app.view_functions["bakrypt.token"]))
     )
     api_limit = limiter.shared_limit(settings.api_rate_limit, scope="bakrypt_api")
     for name in _API_POSTS & app.view_functions.keys():
-        app.view_functions[name] = api_limit(app.ensure_sync(app.view_functions[name]))
+        app.view_functions[name] = _or_in_memory(
+            api_limit(app.ensure_sync(app.view_functions[name]))
+        )
     if settings.redis_url is not None:
         add_redis_probe(app, partial(_limiter_problem, limiter, settings.redis_url))
+
+
+def _or_in_memory(view: Callable[..., ResponseReturnValue]) -> Callable[..., ResponseReturnValue]:
+    """Call a limited view once more if Redis failed while it was counted.
+
+    Flask-Limiter counts in memory from the first failure on. Those who are being counted at that
+    moment get an exception.
+    """
+
+    @wraps(view)
+    def count_again(**arguments: Any) -> ResponseReturnValue:
+        try:
+            return view(**arguments)
+        except StorageError:
+            return view(**arguments)
+
+    return count_again
 
 
 def _refuse_attempt(limit: RequestLimit) -> Response:
@@ -138,7 +158,11 @@ def _limiter_storage(settings: Settings) -> dict[str, Any]:
 
     return {
         "storage_uri": settings.redis_url.replace("unix://", "redis+unix://"),
-        "storage_options": {**redis_options(settings.redis_url), "key_prefix": KEY_PREFIX},
+        "storage_options": {
+            **redis_options(settings.redis_url),
+            "key_prefix": KEY_PREFIX,
+            "wrap_exceptions": True,
+        },
         "in_memory_fallback_enabled": True,
     }
 
@@ -156,7 +180,8 @@ def _limiter_problem(limiter: Limiter, redis_url: str) -> str | None:
         counter.hit(limit, name)
         counter.get_window_stats(limit, name)
     except Exception as error:  # noqa: BLE001 - what is no Redis makes redis-py raise anything
-        return f"password attempts are counted in memory: {explain(error, redis_url)}"
+        cause = error.storage_error if isinstance(error, StorageError) else error
+        return f"password attempts are counted in memory: {explain(cause, redis_url)}"
     finally:
         with suppress(Exception):
             counter.clear(limit, name)  # without the right to EXPIRE it would stay

@@ -46,6 +46,8 @@ class Account:
         """
         worked = self._worked.reveal() == refused.reveal()
         token = self.shared_token.get(refused.reveal(), at_once=worked)
+        if token["access_token"] == refused.reveal():
+            self._worked = Masked("")  # it does not work any more, and bakrypt has no other
         return Masked(token["access_token"])
 
     def note_accepted(self, token: Masked[str]) -> None:

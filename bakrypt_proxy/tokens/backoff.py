@@ -1,4 +1,4 @@
-"""Remembered failures: while one is remembered, nobody asks bakrypt again."""
+"""When bakrypt may be asked again: after a failure, and after a renewal that a caller asked for."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from .cached import Clock
 _FIRST_COOLDOWN = 1.0  # seconds after a first failure; twice as long after each further one
 _CREDENTIALS_COOLDOWN = 30.0
 LONGEST_COOLDOWN = 3600.0  # seconds; a longer `Retry-After` is cut
+FORCED_APART = 5.0  # seconds between renewals that callers ask for
 
 
 class Backoff:
@@ -59,3 +60,25 @@ class Backoff:
         own = self._jitter(0.5, 1.5) * (_CREDENTIALS_COOLDOWN if is_refused else growing)
         asked_for = retry_after_seconds(error.retry_after)
         return own if asked_for is None else max(own, min(asked_for, LONGEST_COOLDOWN))
+
+
+class Reports:
+    """Keeps renewals apart that callers ask for, by reporting the token as refused."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._renewed_at = -math.inf
+
+    def note(self) -> None:
+        """Note that a report has caused a renewal."""
+        self._renewed_at = self._clock()
+
+    def must_wait(self, *, at_once: bool, asked_at: float) -> bool:
+        """Return whether a report is ignored, because another one caused a renewal just now.
+
+        :param at_once: it is to be believed all the same, unless that renewal came after it.
+        :param asked_at: when the caller came, by the monotonic clock.
+        """
+        if at_once and self._renewed_at <= asked_at:
+            return False
+        return self._clock() < self._renewed_at + FORCED_APART

@@ -19,10 +19,11 @@ from ..errors import (
 )
 from ..types import AccessToken
 from ..upstream.masking import Masked
+from .backoff import FORCED_APART
 from .cached import CachedToken, Clocks, Moment
 from .redis_connection import UnusableError
 from .sealing import Seal
-from .shared import FORCED_APART, Outcome
+from .shared import Outcome
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -94,6 +95,7 @@ class Records:
         asked = self._clocks.now()
         with redis.pipeline(transaction=True) as pipe:
             if lease is not None:
+                _try_to_release(pipe, f"{self._lease_key}:unused")
                 pipe.set(self._lease_key, lease, nx=True, px=int(self._lease_seconds * 1000))
             for key in (self._token_key, self._error_key, self._lease_key):
                 pipe.getrange(key, 0, _LAST_BYTE)  # what is longer does not open
@@ -101,9 +103,12 @@ class Records:
             pipe.pttl(self._token_key)
             pipe.time()
             results = pipe.execute(raise_on_error=False)
-        taken = None if lease is None else results.pop(0)
-        if isinstance(taken, Exception):
-            raise taken
+        taken = None
+        if lease is not None:
+            released, taken, *results = results
+            for result in (released, taken):
+                if isinstance(result, Exception):
+                    raise result
         is_mine = taken is True
         token, error, owner, is_leased, ttl, (seconds, microseconds) = results
         now = seconds + microseconds / 1_000_000
@@ -217,3 +222,13 @@ def _describe(outcome: AccessToken | BakryptError | None) -> tuple[dict[str, Any
     members = ("description", "status", "error", "detail", "retry_after")
     body = {name: getattr(outcome, name) for name in members}
     return {"kind": kind, **body}, outcome.cooldown or 0
+
+
+def _try_to_release(pipe: "Pipeline", unused: str) -> None:
+    """Use the rights that `finish` needs: without them the lease would stay for its whole time.
+
+    Nothing is stored under this key, so the watch never fails.
+    """
+    pipe.watch(unused)  # type: ignore[no-untyped-call]
+    pipe.multi()
+    pipe.delete(unused)

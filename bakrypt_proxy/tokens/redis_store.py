@@ -142,18 +142,19 @@ class RedisTokenStore:
     def _fetch_and_publish(
         self, redis: "Redis", lease: Lease, renewal: Renewal, fetch: Fetch
     ) -> Outcome:
+        finish = partial(self._finish, redis, lease, last_try_at=renewal.deadline - 2 * ROUND_TRIP)
         end = min(renewal.deadline - ROUND_TRIP, lease.found.asked_at + self._lease_seconds)
         try:
             outcome = fetch(end - self._clocks.monotonic())
         except BakryptError as error:
-            self._finish(redis, lease, error)
+            finish(error)
             if token := _last_resort(lease.found.token, renewal, self._clocks.now()):
                 return token
             raise
         except BaseException:
-            self._finish(redis, lease)
+            finish(None)
             raise
-        self._finish(redis, lease, outcome, is_forced=renewal.is_forced)
+        finish(outcome, is_forced=renewal.is_forced)
         return outcome
 
     def _finish(
@@ -163,14 +164,20 @@ class RedisTokenStore:
         outcome: Outcome | BakryptError | None = None,
         *,
         is_forced: bool = False,
+        last_try_at: float,
     ) -> None:
-        try:
-            with redis_errors(self._redis_url):
-                self._records.finish(redis, lease, outcome, is_forced=is_forced)
-        except UnusableError as error:
-            self._note_outage(error)
-        else:
-            self._note_return()
+        for _ in range(2):
+            try:
+                with redis_errors(self._redis_url):
+                    self._records.finish(redis, lease, outcome, is_forced=is_forced)
+            except UnusableError as error:
+                self._note_outage(error)
+            else:
+                return self._note_return()
+            # Others wait for the lease. After a failover the name leads to the new primary.
+            if self._clocks.monotonic() > last_try_at:
+                return None
+        return None
 
     def _note_outage(self, error: UnusableError) -> None:
         if not self._is_away:

@@ -7,7 +7,6 @@ wakes all who wait.
 
 import json
 import logging
-import math
 import os
 import random
 import threading
@@ -23,12 +22,11 @@ from ..telemetry.calls import outcome_of
 from ..telemetry.signals import notify, shared_token_renewed, shared_token_served
 from ..types import AccessToken
 from ..upstream.masking import Masked
-from .backoff import Backoff
+from .backoff import Backoff, Reports
 from .cached import CachedToken, Clock, Clocks, Moment, cache_token
 
 _logger = logging.getLogger(__name__)
 
-FORCED_APART = 5.0  # seconds between renewals that callers ask for
 SHORTEST_FETCH = 0.3  # seconds; with less time left, nobody asks bakrypt
 _ROUNDING = 0.01  # seconds by which a timeout may be early
 _GRACE = 0.95  # seconds that a caller waits beyond the timeout, whatever happens
@@ -172,7 +170,7 @@ class SharedToken:
         self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
         self._flight = _SingleFlight(clock)
         self._held: CachedToken | None = None
-        self._forced_at = -math.inf
+        self._reports = Reports(clock)
         self._background = _Background()
 
     def get(self, rejected: str | None = None, *, at_once: bool = False) -> AccessToken:
@@ -202,7 +200,10 @@ class SharedToken:
     def _find(self, rejected: str | None, *, at_once: bool = False) -> tuple[Outcome, float]:
         """Return the token and the seconds that it has left. Most callers come no further."""
         held = self._held
-        if held is not None and (held.access_token != rejected or self._is_too_soon(at_once)):
+        if held is not None and (
+            held.access_token != rejected
+            or self._reports.must_wait(at_once=at_once, asked_at=self._clock())
+        ):
             left = held.left(self._clock(), self._wall_clock())
             if left > held.mandatory:
                 if left <= held.advisory:
@@ -214,10 +215,6 @@ class SharedToken:
         del rejected
         found = self._get_renewed(wanted)
         return found, found.left(*self._clocks.now()) if isinstance(found, CachedToken) else 0
-
-    def _is_too_soon(self, at_once: bool) -> bool:
-        """Return whether a report must wait, because another one caused a renewal just now."""
-        return not at_once and self._clock() < self._forced_at + FORCED_APART
 
     def _get_renewed(self, wanted: Renewal) -> Outcome:
         """Return what the running renewal brings, or lead one."""
@@ -239,7 +236,8 @@ class SharedToken:
     def _look_again(self, wanted: Renewal) -> Outcome | BakryptError | None:
         """Return the current token or the remembered error; None if a renewal is needed."""
         held = self._held
-        is_ignored = self._is_too_soon(wanted.at_once)
+        asked_at = wanted.deadline - self._timeout - _GRACE
+        is_ignored = self._reports.must_wait(at_once=wanted.at_once, asked_at=asked_at)
         serves = held is not None and (is_ignored or _is_other(held, wanted.rejected))
         if held is not None and serves and held.left(*self._clocks.now()) > held.mandatory:
             return held
@@ -282,7 +280,8 @@ class SharedToken:
                 self._backoff.note(outcome)
             elif counts and outcome is not None:
                 self._backoff.forget()
-                self._forced_at = self._clock() if renewal.is_forced else self._forced_at
+                if renewal.is_forced:
+                    self._reports.note()
             if isinstance(outcome, CachedToken) and (
                 counts or outcome.outlives(self._held, self._clocks.now())
             ):

@@ -412,17 +412,3 @@ def test_many_attempts_while_redis_goes_away(sandbox: Sandbox, redis_server: Red
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: attempt(app.test_client(), 1), range(8)))
     assert statuses == [[400]] * 8
-
-
-@pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
-@pytest.mark.parametrize("ttl", [365 * 86400, None])
-def test_a_counter_given_another_end(
-    sandbox: Sandbox, redis_server: RedisServer, redis: "Redis", ttl: int | None
-) -> None:
-    """Who writes to Redis shuts nobody out for longer than the limit's own time."""
-    client = create(sandbox, redis_url=redis_server.url).test_client()
-    attempt(client, 1)
-    (key,) = redis.keys("*LIMITER*")
-    redis.set(key, 999, ex=ttl)
-    client.post("/auth/token/", data=WRONG)
-    assert 0 < redis.ttl(key) <= 3600

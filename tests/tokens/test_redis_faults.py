@@ -161,7 +161,7 @@ def test_the_token_before_put_back(
     two = member(environ)
     assert token_of(two, "token-1") == "token-2"
     redis.set(key_of(redis, "token"), first)
-    two.shared_token._forced_at = -1000  # noqa: SLF001 - the five seconds are over
+    two.shared_token._reports._renewed_at = -1000  # noqa: SLF001 - the five seconds are over
     assert token_of(two, "token-2") == "token-3"
     assert len(upstream.requests) == 3
 
@@ -503,7 +503,7 @@ def test_a_lease_that_is_refused_though_it_is_free(
         replying(200, TOKEN_REPLY)(upstream, connection, received)
 
     def refuse(client: socket.socket, data: bytes) -> None:
-        data = data.replace(b"*7\r\n+OK\r\n", b"*7\r\n" + answer + b"\r\n")
+        data = data.replace(b"*8\r\n:0\r\n+OK\r\n", b"*8\r\n:0\r\n" + answer + b"\r\n")
         client.sendall(data.replace(b"\r\n:1\r\n", b"\r\n:0\r\n"))
 
     upstream.behave = respond
