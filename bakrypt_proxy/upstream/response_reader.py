@@ -4,7 +4,6 @@ httptools, the parser of Node.js, reads every response. What it accepts and RFC 
 refused here.
 """
 
-import re
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -134,14 +133,14 @@ class ResponseReader:
         headers = {key: ", ".join(values) for key, values in self._values.reveal().items()}
         self._headers, version = Masked(headers), self._parser.get_http_version()
         coding = headers.get("transfer-encoding", "chunked").lower()
-        closes = "close" in re.split(r"[\s,]+", headers.get("connection", "").lower())
         self._status = self._parser.get_status_code()
         self._ends_with_connection = headers.keys().isdisjoint(_LENGTHS)
         if version not in {"1.0", "1.1"} or self._status < 100:
             self._fault = "not HTTP/1"
         if self._status == _SWITCHING_PROTOCOLS:
             self._fault = "an upgrade that nobody asked for"
-        self._keeps_alive &= not closes  # which the parser overlooks in HTTP/1.0
+        if version == "1.0" and "close" in headers.get("connection", "").lower():
+            self._keeps_alive = False  # the parser looks for keep-alive only
         if self._head_only and self._status >= 200:
             pass  # RFC 9110 section 9.3.6: neither a length nor a coding counts
         elif coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
