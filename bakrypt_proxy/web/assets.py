@@ -99,12 +99,14 @@ _JSON = json.JSONDecoder(
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield all keys and texts in a JSON value."""
+    """Yield all keys, texts and numbers in a JSON value."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
             yield item
+        elif isinstance(item, int | float):
+            yield str(item)
         elif isinstance(item, dict):
             waiting += [*item, *item.values()]
         elif isinstance(item, list):

@@ -87,7 +87,13 @@ def add_catch_all(blueprint: Blueprint, rules: Iterable[str], endpoint: str) -> 
 
     def add(state: BlueprintSetupState) -> None:
         for rule in rules:
-            state.add_url_rule(rule, endpoint, unknown_path, provide_automatic_options=False)
+            state.add_url_rule(
+                rule,
+                endpoint,
+                unknown_path,
+                merge_slashes=False,  # else two slashes would be redirected
+                provide_automatic_options=False,
+            )
         for added in state.app.url_map.iter_rules(endpoint_of(state, endpoint)):
             added.methods = None  # as in `_add_other_methods`
 

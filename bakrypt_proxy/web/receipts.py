@@ -28,6 +28,7 @@ Visitor = Callable[[], str | None]
 
 MAX_AGE = 30 * 86400  # seconds
 _MAX_RECEIPTS = 20  # of one browser, each about 130 bytes of its Cookie header
+_LONGEST_VALUE = 100  # characters; ours have 51, and base64 could hide any number among them
 _REMEMBERED = 1024  # receipts of a worker that need not be verified again
 _REMEMBERED_HOSTS = 64  # values of the Host header
 _SECURE_PREFIX = "__Host-Http-bakrypt-"  # RFC 6265bis: from this host, and never from a script
@@ -97,6 +98,9 @@ class Receipts:
     ) -> None:
         """Set the receipts of new transactions, and remove the oldest ones above the limit.
 
+        Those that are not this visitor's have a limit of their own: a server refuses all requests
+        of a browser whose cookies are too long.
+
         :param visitor: the visitor's name, asked before the call: the app's function could fail
             now, and the transactions would be lost.
         """
@@ -104,9 +108,15 @@ class Receipts:
             name = _cookie_name(request, transaction)
             value = self._signer(name, visitor).sign("").decode()
             _set_cookie(request, response, name, value, MAX_AGE)
-        old = [item for item in self._all(request, visitor) if item.transaction not in transactions]
-        for receipt in old[max(0, _MAX_RECEIPTS - len(transactions)) :]:
-            _set_cookie(request, response, _cookie_name(request, receipt.transaction), "", 0)
+        old = [
+            receipt.transaction
+            for receipt in self._all(request, visitor)
+            if receipt.transaction not in transactions
+        ]
+        foreign = [found for found in _transactions(request) if found not in {*old, *transactions}]
+        surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[_MAX_RECEIPTS:]
+        for transaction in surplus:
+            _set_cookie(request, response, _cookie_name(request, transaction), "", 0)
 
     def _all(self, request: Request, visitor: str) -> list[_Receipt]:
         found = []
@@ -121,6 +131,8 @@ class Receipts:
 
     def _signed_at(self, name: str, value: str, visitor: str) -> float | None:
         """Return when a receipt was signed for this visitor, or before they signed in."""
+        if len(value) > _LONGEST_VALUE:
+            return None
         for signed_for in {visitor, ""}:
             try:
                 signed_at = self._verified(name, signed_for, value)
@@ -159,6 +171,13 @@ def _keys(settings: Settings) -> list[bytes]:
 def _cookie_name(request: Request, transaction: UUID) -> str:
     short = urlsafe_b64encode(transaction.bytes).decode().rstrip("=")
     return _prefix(request) + short
+
+
+def _transactions(request: Request) -> list[UUID]:
+    """Return all transactions that cookies are named after, newest first, whoever signed them."""
+    names = reversed([*_cookies(request)])
+    found = (_transaction(name, _prefix(request)) for name in names)
+    return [transaction for transaction in found if transaction is not None]
 
 
 def _transaction(name: str, prefix: str) -> UUID | None:

@@ -220,6 +220,13 @@ def test_an_error_that_quotes_a_name_without_its_spaces(api: Api, client: FlaskC
     assert_error(response, 400, "invalid_request", "refuses this request")
 
 
+def test_an_error_that_quotes_a_number(api: Api, client: FlaskClient) -> None:
+    """It is the caller's, too."""
+    api.answer = replying(400, {"detail": "4711 is too many."})
+    response = client.post("/bakrypt/v1/assets/", json=[{"amount": 4711}])
+    assert_error(response, 400, "invalid_request", "refuses this request")
+
+
 @pytest.mark.parametrize("call", ["mint", "refund"])
 def test_a_refusal_in_the_words_of_the_call(api: Api, client: FlaskClient, call: str) -> None:
     """The fixed parts of the path are not the caller's words. The uuid is."""
@@ -305,6 +312,8 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/bakrypt/v1/transactions/", 404),
     ("GET", "/bakrypt/v1/", 404),
     ("POST", "/bakrypt/v1", 404),
+    ("GET", "/bakrypt/v1//x", 404),
+    ("GET", "/bakrypt/v1//", 404),
     ("GET", "/bakrypt/v1/users/", 404),
     ("GET", "/bakrypt/v1/assets/", 404),
     ("GET", "/bakrypt/v1/files", 404),
@@ -339,7 +348,7 @@ def test_what_is_not_on_the_list(
     response = client.open(path, method=method)
     assert response.status_code == status
     assert len(api.calls) == 1
-    if status == 404 and path.startswith("/bakrypt/v1"):
+    if status == 404 and path.startswith("/bakrypt/v1") and "//" not in path:
         assert_error(response, 404, "not_found", "there is no such path")
 
 

@@ -238,6 +238,29 @@ def test_the_newest_are_kept() -> None:
     assert sum(browser.owns(transaction) for transaction in made) == 20
 
 
+def test_many_visitors_of_one_browser() -> None:
+    """Their cookies stay short enough for a server: it would refuse everybody's requests."""
+    browser, made = Browser(), {}
+    for visitor in ("alice", "bob", "carol", "dave"):
+        browser.visitor = visitor
+        made[visitor] = [uuid4() for _ in range(20)]
+        for transaction in made[visitor]:
+            browser.make(transaction)
+    assert len(browser.cookies) == 40
+    assert all(browser.owns(transaction) for transaction in made["dave"])
+    browser.visitor = "carol"
+    assert all(browser.owns(transaction) for transaction in made["carol"])
+
+
+def test_a_receipt_with_letters_that_base64_ignores() -> None:
+    """Of one receipt there would be endlessly many long ones to remember."""
+    browser, transaction = Browser(), uuid4()
+    browser.make(transaction)
+    ((name, value),) = browser.cookies.items()
+    browser.cookies[name] = value + "!" * 1000
+    assert not browser.owns(transaction)
+
+
 def test_parallel_creations_keep_all() -> None:
     """None of twenty responses knows of the others' cookies."""
     browser = Browser()
