@@ -184,11 +184,7 @@ def test_records_of_a_byte_keep_no_processor_busy(
     with serving(serve) as url, client_of(url, timeout=1) as client:
         client.password("bob", "b")
         assert is_ready.wait(30)
-        started, busy = time.monotonic(), time.thread_time()
-        with pytest.raises(UpstreamFailedError):
-            client.password("alice", "a")
-        assert time.thread_time() - busy < 0.5
-        assert time.monotonic() - started < 1.5
+        fail_at_leisure(client)
         is_over.set()
 
 
