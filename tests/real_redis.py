@@ -5,10 +5,10 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from processes import free_port, wait_until
 from redis import Redis
@@ -142,3 +142,35 @@ def probed_keys(redis: "Redis", probe: Callable[[], object]) -> set[str]:
         keys = {word for command in commands for word in command.split() if "probe" in word}
     assert keys
     return keys
+
+
+class Replicated(NamedTuple):
+    """A primary, its replica, and the name that leads to the primary until a failover."""
+
+    primary: Redis
+    replica: Redis
+    name: Forwarder
+    port: int  # of the replica
+
+    def fail_over(self) -> None:
+        """Promote the replica and move the name. Connections to the old primary stay open."""
+        self.replica.replicaof("NO", "ONE")
+        self.primary.replicaof("127.0.0.1", str(self.port))
+        wait_until(lambda: self.primary.info()["role"] == "slave")
+        self.name.target = self.port
+
+
+@contextmanager
+def replicated(directory: Path) -> Iterator[Replicated]:
+    """Start two servers, the second one a replica."""
+    for folder in ("old", "new"):
+        (directory / folder).mkdir()
+    with (
+        RedisServer(directory / "old") as old,
+        RedisServer(directory / "new", "--replicaof", f"127.0.0.1 {old.port}") as new,
+        Redis.from_url(old.url) as primary,
+        Redis.from_url(new.url) as replica,
+        Forwarder(old.port) as name,
+    ):
+        wait_until(lambda: replica.info()["master_link_status"] == "up", 20)
+        yield Replicated(primary, replica, name, new.port)

@@ -29,7 +29,7 @@ from fleet import (
 )
 from misbehaving import TOKEN_REPLY, Received, Upstream, replying
 from processes import free_port, wait_until
-from real_redis import REDIS_SERVER, Forwarder, RedisServer, probed_keys
+from real_redis import REDIS_SERVER, Forwarder, RedisServer, probed_keys, replicated
 from redis import Redis
 from redis._parsers import _RESP2Parser
 from redis.exceptions import RedisError
@@ -302,19 +302,10 @@ def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptur
     So does the counting of password attempts, and `readyz` says what is.
     """
     numbered(upstream, expires_in=1)
-    (tmp_path / "old").mkdir()
-    (tmp_path / "new").mkdir()
-    with (
-        RedisServer(tmp_path / "old") as old,
-        RedisServer(tmp_path / "new", "--replicaof", f"127.0.0.1 {old.port}") as new,
-        Redis.from_url(old.url) as old_redis,
-        Redis.from_url(new.url) as new_redis,
-        Forwarder(old.port) as name,
-    ):
-        wait_until(lambda: new_redis.info()["master_link_status"] == "up", 20)
+    with replicated(tmp_path) as redis:
         environ = {
             **upstream.environ,
-            "BAKRYPT_REDIS_URL": name.url,
+            "BAKRYPT_REDIS_URL": redis.name.url,
             "BAKRYPT_RATE_LIMIT": "5 per hour",
             "BAKRYPT_EXCHANGE_PUBLIC": "true",
             "BAKRYPT_TRUSTED_HOSTS": "localhost",
@@ -331,16 +322,13 @@ def test_a_failover(upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptur
         wait_until(lambda: len(tokens()) == 1)
         assert attempts(0) != 429
         assert [client.get("/readyz").status_code for client in clients] == [200, 200]
-        new_redis.replicaof("NO", "ONE")
-        old_redis.replicaof("127.0.0.1", str(new.port))
-        wait_until(lambda: old_redis.info()["role"] == "slave")
-        name.target = new.port
+        redis.fail_over()
         wait_until(lambda: len(tokens()) == 1, 20)
-        wait_until(lambda: bool(new_redis.keys("*:token")), 20)
+        wait_until(lambda: bool(redis.replica.keys("*:token")), 20)
         wait_until(lambda: {c.get("/readyz").status_code for c in clients} == {200}, 20)
         wait_until(lambda: attempts(0) == 429, 20)
         wait_until(lambda: attempts(1) == 429, 20)
-        assert new_redis.keys("bakrypt_proxy:{shared}:LIMITER*")
+        assert redis.replica.keys("bakrypt_proxy:{shared}:LIMITER*")
     assert len(warnings(caplog)) <= 2
 
 
@@ -352,36 +340,24 @@ def test_an_accident_while_the_outcome_is_stored(
 ) -> None:
     """Redis fails just when the leader stores the token: the callers of other processes get one."""
     monkeypatch.setattr(redis_connection, "ROUND_TRIP", 0.3)
-    (tmp_path / "old").mkdir()
-    (tmp_path / "new").mkdir()
-    with (
-        RedisServer(tmp_path / "old") as old,
-        RedisServer(tmp_path / "new", "--replicaof", f"127.0.0.1 {old.port}") as new,
-        Redis.from_url(old.url) as old_redis,
-        Redis.from_url(new.url) as new_redis,
-        Forwarder(old.port) as name,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        wait_until(lambda: new_redis.info()["master_link_status"] == "up", 20)
+    with replicated(tmp_path) as redis, ThreadPoolExecutor(2) as pool:
         environ = {
             **upstream.environ,
-            "BAKRYPT_REDIS_URL": name.url,
+            "BAKRYPT_REDIS_URL": redis.name.url,
             "BAKRYPT_TIMEOUT": "3",
         }
 
         if accident.startswith("no right"):
             right = accident.rpartition(" ")[2].lower()
-            old_redis.acl_setuser("default", enabled=True, nopass=True, commands=[f"-{right}"])
+            redis.primary.acl_setuser("default", enabled=True, nopass=True, commands=[f"-{right}"])
 
         def slow(upstream: Upstream, connection: socket.socket, received: Received) -> None:
             is_first = len(upstream.requests) == 1
             time.sleep(1)
             if is_first and accident == "failover":
-                new_redis.replicaof("NO", "ONE")
-                old_redis.replicaof("127.0.0.1", str(new.port))
-                name.target = new.port
+                redis.fail_over()
             elif is_first and accident == "paused writes":
-                old_redis.execute_command("CLIENT", "PAUSE", "500", "WRITE")
+                redis.primary.client_pause(500, all=False)
             replying(200, TOKEN_REPLY)(upstream, connection, received)
 
         upstream.behave = slow
