@@ -1,8 +1,10 @@
 """No upstream holds a call much longer than the timeout, or keeps a processor busy meanwhile."""
 
+import gc
 import gzip
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from misbehaving import Behaviour, Upstream, endlessly, hang, reply_to_each
@@ -50,6 +52,15 @@ DRIPS: dict[str, Behaviour] = {
     "a chunk extension": endlessly(CHUNKED + b"2;", b"a", pause=0.02),
     "trailers": endlessly(TRAILERS, b"X-A: b\r\n", pause=0.02),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection() -> Iterator[None]:
+    """It would take its time for what all tests before have left, and count as ours."""
+    gc.disable()
+    yield
+    gc.enable()
+
 
 warm_and_cold = pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 
