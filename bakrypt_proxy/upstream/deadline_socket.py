@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from urllib3.util import wait_for_read, wait_for_write
@@ -55,8 +56,9 @@ class DeadlineSocket:
         self._sock = sock
         self._deadline = time.monotonic()
         self._size = self._reads_left = 0
-        self.received = 0
-        self.close, self.fileno = sock.close, sock.fileno
+        self.received: int = 0
+        self.close: Callable[[], None] = sock.close
+        self.fileno: Callable[[], int] = sock.fileno
 
     def settimeout(self, timeout: float) -> None:
         """Set the time for all that follows, in seconds."""
@@ -64,7 +66,8 @@ class DeadlineSocket:
 
     def allow(self, size: int) -> None:
         """Allow so many bytes to come from now on."""
-        self._size, self._reads_left, self.received = size, _SMALL_READS + size // _PART, 0
+        self._size, self._reads_left = size, _SMALL_READS + size // _PART
+        self.received = 0
 
     def is_quiet(self) -> bool:
         """Return whether nothing was received that is not read yet, not even an end."""

@@ -66,9 +66,9 @@ class ResponseReader:
         self._ends_with_connection = False
         self._keeps_alive = True  # until a response, be it an interim one, says close
         self._reads = 0
-        self.received = 0  # bytes
-        self.is_complete = False
-        self.is_reusable = False
+        self.received: int = 0  # bytes
+        self.is_complete: bool = False
+        self.is_reusable: bool = False
 
     @property
     def has_begun(self) -> bool:
