@@ -128,7 +128,7 @@ class RedisTokenStore:
                 if chosen is None and not found.is_unshared:
                     return Lease(lease, found)
                 # Its last owner left an outcome between the two looks.
-                self._records.finish(redis, Lease(lease, found))
+                self._finish(redis, Lease(lease, found), last_try_at=give_up_at)
             if isinstance(chosen, BakryptError):
                 raise chosen
             if chosen is not None or found.is_unshared:
@@ -154,7 +154,7 @@ class RedisTokenStore:
         except BaseException:
             finish(None)
             raise
-        finish(outcome, is_forced=renewal.is_forced)
+        finish(outcome, is_forced=_is_forced(renewal, lease.found.token))
         return outcome
 
     def _finish(
@@ -195,7 +195,7 @@ def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | Bakryp
     token = found.token
     if token is not None:
         left = token.left(*now)
-        if token.access_token == renewal.stale:
+        if renewal.is_refused(token.access_token):
             # Renewed just now by another process: this report comes too soon.
             is_good = found.was_forced and not renewal.at_once and left > token.advisory
         else:
@@ -207,8 +207,14 @@ def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | Bakryp
     return _last_resort(token, renewal, now) or found.error
 
 
+def _is_forced(renewal: Renewal, token: CachedToken | None) -> bool:
+    """Return whether a report caused a renewal: of the process's own token, or of the fleet's."""
+    is_fleets = token is not None and token.access_token == renewal.rejected.reveal()
+    return renewal.is_forced or is_fleets
+
+
 def _last_resort(token: CachedToken | None, renewal: Renewal, now: Moment) -> CachedToken | None:
     """Return a token that should be renewed but still lives, to use in place of an error."""
-    if token is None or token.access_token == renewal.stale or token.left(*now) <= 0:
+    if token is None or renewal.is_refused(token.access_token) or token.left(*now) <= 0:
         return None
     return token

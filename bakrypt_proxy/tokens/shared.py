@@ -53,24 +53,25 @@ class Renewal:
     at_once: bool = False
     in_background: bool = False
 
-    @property
-    def stale(self) -> str | None:
-        """The access token that must not come back."""
-        return self.rejected.reveal() if self.held is None else self.held.access_token
+    def is_refused(self, access_token: str) -> bool:
+        """Return whether a token must not come back: the one to replace, or the reported one."""
+        held = None if self.held is None else self.held.access_token
+        return access_token in {held, self.rejected.reveal()}
 
     @property
     def is_forced(self) -> bool:
-        """Whether it happens only because a caller reported the token."""
-        return self.rejected.reveal() is not None and self.rejected.reveal() == self.stale
+        """Whether it happens only because a caller reported the token that is held."""
+        rejected = self.rejected.reveal()
+        return rejected is not None and (self.held is None or rejected == self.held.access_token)
 
 
 class TokenStore(Protocol):
     """What the processes of a fleet share; `redis_store.py` has the one in Redis."""
 
     def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
-        """Return a token instead of `renewal.stale`: the one of another process, or a fetched one.
+        """Return a token that is not refused: the one of another process, or a fetched one.
 
-        It may be the stale one, if another process renewed it only just now.
+        It may be a refused one, if another process renewed it only just now.
 
         :param fetch: asks bakrypt; takes the seconds that this may last.
         :raises BakryptError: the error that fetching met, here or in another process.

@@ -135,6 +135,27 @@ def test_what_the_server_saw_refused_is_renewed_at_once() -> None:
     assert machine.shared.get("token-2", at_once=True)["access_token"] == "token-3"
 
 
+def test_a_report_to_a_machine_whose_own_token_has_ended() -> None:
+    """The token of the others is the one that is reported: it must not come back."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = SimulatedRedis(now)
+    idle, busy = Machine(redis, bakrypt), Machine(redis, bakrypt)
+    assert idle.token() == "token-1"
+
+    def pass_time(seconds: float) -> None:
+        now.now += seconds
+        for machine in (idle, busy):
+            machine.pass_time(seconds)
+
+    pass_time(LIFE)
+    assert busy.token() == "token-2"
+    pass_time(1)
+    assert idle.shared.get("token-2")["access_token"] == "token-3"
+    assert busy.shared.get("token-2")["access_token"] == "token-3"
+    assert busy.shared.get("token-3")["access_token"] == "token-3"  # just now renewed
+    assert bakrypt.calls == 3
+
+
 def test_a_fleet_takes_a_new_token_that_lives_shorter() -> None:
     """One report on each machine, and one call: what is left does not say which is newer."""
     now, bakrypt = Clock(), Bakrypt()
