@@ -67,11 +67,11 @@ def module_of(path: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("path", [*FILES, ROOT / "app.py"], ids=lambda path: path.name)
 def test_nothing_is_longer_than_a_newcomer_reads(path: Path) -> None:
-    """A function has at most 45 lines, a class at most 150."""
+    """A function has at most 45 lines, a class less than 150."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
-            assert lines <= (150 if isinstance(node, ast.ClassDef) else 45), node.name
+            assert lines <= (149 if isinstance(node, ast.ClassDef) else 45), node.name
 
 
 def test_every_room_is_in_the_list() -> None:

@@ -73,11 +73,11 @@ class Reports:
         """Note that a report has caused a renewal."""
         self._renewed_at = self._clock()
 
-    def must_wait(self, *, at_once: bool, asked_at: float) -> bool:
+    def must_wait(self, *, at_once: bool, asked_at: float = math.inf) -> bool:
         """Return whether a report is ignored, because another one caused a renewal just now.
 
         :param at_once: it is to be believed all the same, unless that renewal came after it.
-        :param asked_at: when the caller came, by the monotonic clock.
+        :param asked_at: when the caller came, by the monotonic clock; by default, now.
         """
         if at_once and self._renewed_at <= asked_at:
             return False

@@ -173,11 +173,11 @@ class RedisTokenStore:
             except UnusableError as error:
                 self._note_outage(error)
             else:
-                return self._note_return()
+                self._note_return()
+                break
             # Others wait for the lease. After a failover the name leads to the new primary.
             if self._clocks.monotonic() > last_try_at:
-                return None
-        return None
+                break
 
     def _note_outage(self, error: UnusableError) -> None:
         if not self._is_away:

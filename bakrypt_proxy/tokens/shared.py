@@ -202,8 +202,7 @@ class SharedToken:
         """Return the token and the seconds that it has left. Most callers come no further."""
         held = self._held
         if held is not None and (
-            held.access_token != rejected
-            or self._reports.must_wait(at_once=at_once, asked_at=self._clock())
+            held.access_token != rejected or self._reports.must_wait(at_once=at_once)
         ):
             left = held.left(self._clock(), self._wall_clock())
             if left > held.mandatory:
