@@ -64,7 +64,7 @@ class RedisTokenStore:
         self._redis_url, self._options = Masked(redis_url), redis_options(redis_url)
         self._lease_seconds = timeout + _LEASE_MARGIN
         self._clocks = Clocks(clock, wall_clock)
-        self._sleep, self._is_away = sleep, False
+        self._sleep, self._outages = sleep, _Outages()
         account = f"{_LAYOUT} {upstream}"
         name = _key_prefix(secret, account)
         create = partial(Records, Masked(secret), self._lease_seconds, self._clocks)
@@ -81,10 +81,10 @@ class RedisTokenStore:
                 with redis_errors(self._redis_url):
                     found = self._find_or_lease(redis, renewal)
             except UnusableError as error:
-                self._note_outage(error)
+                self._outages.note_outage(error)
                 found = None
             if isinstance(found, CachedToken):
-                self._note_return()
+                self._outages.note_return()
                 return found
             if found is None:
                 return fetch(renewal.deadline - self._clocks.monotonic())
@@ -121,7 +121,7 @@ class RedisTokenStore:
                 if lease is None:
                     raise
                 # Redis may have given the lease, and nobody else would release it.
-                self._note_outage(error)
+                self._outages.note_outage(error)
                 return Lease(lease, found)
             chosen = _choose(found, renewal, self._clocks.now())
             if found.is_mine and lease is not None:
@@ -171,20 +171,26 @@ class RedisTokenStore:
                 with redis_errors(self._redis_url):
                     self._records.finish(redis, lease, outcome, is_forced=is_forced)
             except UnusableError as error:
-                self._note_outage(error)
+                self._outages.note_outage(error)
             else:
-                self._note_return()
+                self._outages.note_return()
                 break
             # Others wait for the lease. After a failover the name leads to the new primary.
             if self._clocks.monotonic() > last_try_at:
                 break
 
-    def _note_outage(self, error: UnusableError) -> None:
+
+class _Outages:
+    """Warns once when Redis cannot be used, and says when it can again."""
+
+    _is_away = False
+
+    def note_outage(self, error: UnusableError) -> None:
         if not self._is_away:
             _logger.warning("Redis cannot be used, this process gets its own token: %s", error)
         self._is_away = True
 
-    def _note_return(self) -> None:
+    def note_return(self) -> None:
         if self._is_away:
             _logger.info("Redis is back, the token is shared again")
         self._is_away = False
