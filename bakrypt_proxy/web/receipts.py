@@ -174,7 +174,7 @@ def _cookie_name(request: Request, transaction: UUID) -> str:
 
 
 def _transactions(request: Request) -> list[UUID]:
-    """Return all transactions that cookies are named after, newest first, whoever signed them."""
+    """Return all transactions that cookies are named after, newest first, also those of others."""
     names = reversed([*_cookies(request)])
     found = (_transaction(name, _prefix(request)) for name in names)
     return [transaction for transaction in found if transaction is not None]

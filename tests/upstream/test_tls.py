@@ -198,7 +198,7 @@ def fail_at_leisure(client: BakryptClient) -> None:
 
 
 def test_a_flood_in_the_handshake_keeps_no_processor_busy() -> None:
-    """Whoever answers in bakrypt's place can send HelloRequests before it shows a certificate."""
+    """A server in bakrypt's place can send HelloRequests before it shows a certificate."""
 
     def flood(connection: socket.socket) -> None:
         connection.recv(4096)
