@@ -27,7 +27,8 @@ class Account:
         self.settings = settings
         self._given_client = client
         self.client: BakryptClient = BakryptClient(settings) if client is None else client
-        self._worked: Masked[str] = Masked("")
+        self._worked: Masked[str] = Masked("")  # the last token that bakrypt took
+        self._refused: Masked[str] = Masked("")  # the last one that it refused on its first use
         own = self.client.settings
         store = _create_store(own, settings.redis_url)
         self._redis_probes: list[Probe] = [] if store is None else [store.problem]
@@ -45,6 +46,8 @@ class Account:
         least 5 s after the last one.
         """
         worked = self._worked.reveal() == refused.reveal()
+        if not worked:
+            self.note_refused(refused)
         token = self.shared_token.get(refused.reveal(), at_once=worked)
         if token["access_token"] == refused.reveal():
             self._worked = Masked("")  # it does not work any more, and bakrypt has no other
@@ -52,7 +55,15 @@ class Account:
 
     def note_accepted(self, token: Masked[str]) -> None:
         """Note that bakrypt took a token in a call of ours."""
-        self._worked = token
+        if token.reveal() != self._refused.reveal():
+            self._worked = token
+
+    def note_refused(self, token: Masked[str]) -> None:
+        """Note that bakrypt refused a new token: from now on it counts as one that never worked.
+
+        It may refuse each token in one call only. That one would cause a renewal each time.
+        """
+        self._refused = token
 
     @property
     def has_token(self) -> bool:

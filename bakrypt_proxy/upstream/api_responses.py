@@ -1,7 +1,7 @@
 """What a response of bakrypt's API means: JSON to hand on, or which error."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import (
@@ -10,8 +10,9 @@ from ..errors import (
     UpstreamFailedError,
     UpstreamRefusedError,
 )
+from .masking import Masked
 from .response_reader import Response
-from .responses import STRICT_JSON, retry_after_of
+from .responses import STRICT_JSON, is_refusal, retry_after_of
 
 MAX_RESPONSE = 2**20  # bytes
 
@@ -28,6 +29,8 @@ _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_DETAIL = 200  # characters
 _SHORTEST_QUOTE = 3  # characters of the caller's that a sentence must not repeat
 
+Said = Callable[[], Iterable[str]]
+
 
 class ApiResponse(NamedTuple):
     """A success: its status, its JSON as text, and what the text says."""
@@ -37,31 +40,33 @@ class ApiResponse(NamedTuple):
     content: Any
 
 
-def read_api_response(response: Response, said: Collection[str] | None) -> ApiResponse:
+def read_api_response(response: Response, said: Said | None, token: Masked[str]) -> ApiResponse:
     """Return a success of the API.
 
-    :param said: the texts that the caller sent, which no error may repeat; None if they are not
-        known, as with a file.
+    :param said: returns the texts that the caller sent, which no error may repeat; None if they are
+        not known, as with a file.
+    :param token: the token that was sent; a response that repeats it is not handed on.
     :raises UpstreamRefusedError: if bakrypt refuses the request, with bakrypt's status.
     :raises CredentialsRefusedError: if bakrypt refuses the token.
     :raises UpstreamFailedError: for anything else that is no JSON of a success.
     """
-    result = _read(response, said)
+    result = _read(response, said, token)
     if isinstance(result, BakryptError):
         raise result from None
     return result
 
 
-def _read(response: Response, said: Collection[str] | None) -> ApiResponse | BakryptError:
-    body = _json(response)
-    status = response.status
+def _read(response: Response, said: Said | None, token: Masked[str]) -> ApiResponse | BakryptError:
+    body, status = _json(response), response.status
+    if token.reveal().encode() in response.body.reveal():
+        return UpstreamFailedError("bakrypt's response repeated a secret")
     if status == 401:
         return CredentialsRefusedError(
             "bakrypt refused this server's token", detail="status 401: look at BAKRYPT_TOKEN"
         )
     if 200 <= status < 300 and body is not None:
         return ApiResponse(status, response.body.reveal().decode(), body)
-    if 400 <= status < 500 and (body is not None or status in _KEPT_WITHOUT_JSON):
+    if is_refusal(status) and (body is not None or status in _KEPT_WITHOUT_JSON):
         return UpstreamRefusedError(
             _describe(status, body, said),
             status=status,
@@ -77,7 +82,7 @@ def _failure(response: Response) -> UpstreamFailedError:
         description = "bakrypt's response was too large"
     elif 300 <= response.status < 400:
         description = "bakrypt answered with a redirect, which is not followed"
-    elif response.status >= 500:
+    elif response.status >= 400 and not is_refusal(response.status):
         description = f"bakrypt failed (status {response.status})"
     else:
         description = f"bakrypt's response was not JSON (status {response.status})"
@@ -100,7 +105,7 @@ def _json(response: Response) -> Any:
     return body if isinstance(body, dict | list) else None
 
 
-def _describe(status: int, body: Any, said: Collection[str] | None) -> str:
+def _describe(status: int, body: Any, said: Said | None) -> str:
     """Return a sentence for the caller. Bakrypt's own words are used if they are harmless.
 
     bakrypt's component shows the sentence as HTML, and bakrypt quotes what it was sent.
@@ -113,10 +118,10 @@ def _describe(status: int, body: Any, said: Collection[str] | None) -> str:
     return _SENTENCES.get(status, "bakrypt refuses this request")
 
 
-def _is_harmless(detail: str, said: Collection[str]) -> bool:
+def _is_harmless(detail: str, said: Said) -> bool:
     if not 0 < len(detail) <= _MAX_DETAIL or not detail.isprintable() or set(detail) & set("<>&"):
         return False
-    sentence, quotes = _plain(detail), map(_plain, said)
+    sentence, quotes = _plain(detail), map(_plain, said())
     return not any(len(text) >= _SHORTEST_QUOTE and text in sentence for text in quotes)
 
 

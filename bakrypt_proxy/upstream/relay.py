@@ -1,6 +1,6 @@
 """One call to bakrypt's API with a token that the relay is given."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..settings import Settings
@@ -20,7 +20,8 @@ class ApiRequest(NamedTuple):
     :param headers: those of the caller that go upstream.
     :param parts: the parts of the body.
     :param length: the length of the body, in bytes.
-    :param said: the texts in the request, which no error may repeat; None if they are not known.
+    :param said: returns the texts in the request, which no error may repeat; None if they are not
+        known, as with a file.
     """
 
     name: str
@@ -29,7 +30,7 @@ class ApiRequest(NamedTuple):
     headers: Mapping[str, str]
     parts: Iterable[bytes] = ()
     length: int = 0
-    said: Collection[str] | None = ()
+    said: Callable[[], Iterable[str]] | None = None
 
 
 class Relay:
@@ -60,7 +61,7 @@ class Relay:
             counted = api_request._replace(parts=_counted(api_request.parts, call))
             response = self._send(counted, token)
             call.status = response.status
-            return read_api_response(response, api_request.said)
+            return read_api_response(response, api_request.said, token)
 
     def _send(self, api_request: ApiRequest, token: Masked[str]) -> Response:
         headers = Masked(

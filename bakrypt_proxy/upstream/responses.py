@@ -20,6 +20,9 @@ from .response_reader import Response
 MAX_BODY = 64 * 1024  # bytes
 
 _TOO_MANY_REQUESTS = 429
+# Said of a connection, here that of this server. Browsers would take them as said of theirs: they
+# send a request again after 408 and 421, be it a mint, and show no page a 407.
+_ABOUT_THE_CONNECTION = {407, 408, 421, 425, 426}
 # Django REST framework says `detail` alone; these are the nearest codes of RFC 6749.
 _ERROR_BY_STATUS = {
     401: "invalid_grant",
@@ -77,11 +80,16 @@ def read_response(grant: Grant, response: Response, secret: Masked[str]) -> Acce
 def _read(grant: Grant, response: Response, secret: Masked[str]) -> AccessToken | BakryptError:
     if 200 <= response.status < 300:
         return _read_token(response)
-    if not 400 <= response.status < 500:
+    if not is_refusal(response.status):
         return _not_a_refusal(response)
     if response.status in grant.refusing_statuses:
         return _credentials_refused(grant, response)
     return _read_refusal(grant, response, secret)
+
+
+def is_refusal(status: int) -> bool:
+    """Return whether a status says that bakrypt refuses what was sent."""
+    return 400 <= status < 500 and status not in _ABOUT_THE_CONNECTION
 
 
 def _read_token(response: Response) -> AccessToken | BakryptError:

@@ -111,12 +111,22 @@ class Access:
         """
         if not _is_own_page(request, self._allowed_origins):
             return
-        for host in _hosts(request):
+        for host in {*_hosts(request), host_name(self.own_host(request))}:
             if not _is_address(host) and host not in {"localhost", *self._trusted_hosts}:
                 raise AccessDeniedError(
                     "pages under this host name may not call: list it in BAKRYPT_TRUSTED_HOSTS",
                     detail=f"Host {host!r}",
                 )
+
+    def own_host(self, request: Request) -> str:
+        """Return this server's host as the browser knows it, with its port.
+
+        Behind a proxy that does not pass `Host` on, only our own page's Origin says it.
+        """
+        origin: str | None = request.environ.get("HTTP_ORIGIN")
+        if origin is None or origin in self._allowed_origins:
+            return request.host
+        return origin.partition("://")[2]
 
     @property
     def finding(self) -> Finding:

@@ -24,7 +24,7 @@ from ..upstream.masking import Masked
 from ..upstream.relay import ApiRequest
 from . import documents
 from .access import API, Authorize
-from .assets import made_transactions, read_assets
+from .assets import made_transactions, read_assets, texts_in
 from .contract import (
     View,
     add_catch_all,
@@ -178,7 +178,7 @@ def _let_in(current: Request) -> tuple[Registration, Api]:
     registration = registration_of(current)
     api = registration.api
     registration.access.check_origin(current)
-    api.receipts.check_cookies(current)
+    api.receipts.check_cookies(current, registration.access.own_host(current))
     registration.access.check_caller(current)
     if current.query_string:
         raise InvalidRequestError("no call takes a query")
@@ -198,19 +198,20 @@ def _send_file(current: Request, registration: Registration, api: Api, call: Cal
             headers,
             tuple(body) if repeatable else body,
             length,
-            said=None,
         )
         found = _send(registration, api, api_request, repeatable=repeatable)
     return json_response(found.text, found.status)
 
 
 def _create_assets(current: Request, registration: Registration, api: Api, call: Call) -> Response:
-    body, said = read_assets(current)
+    body = read_assets(current)
     visitor = api.receipts.name()
     headers = _headers(current, "Accept-Language") | {"Content-Type": "application/json"}
-    api_request = ApiRequest(
-        call.name, call.method, call.path, headers, (body,), len(body), said=said
-    )
+
+    def said() -> list[str]:
+        return [*texts_in(body), *headers.values()]
+
+    api_request = ApiRequest(call.name, call.method, call.path, headers, (body,), len(body), said)
     found = _send(registration, api, api_request)
     response = json_response(found.text, found.status)
     api.receipts.add(current, response, made_transactions(found.content), visitor)
@@ -221,7 +222,8 @@ def _send_empty(current: Request, registration: Registration, api: Api, call: Ca
     """Ask for a transaction or act on it. A body of the caller's is ignored."""
     headers = _headers(current, "Accept-Language")
     _, _, _, transaction, *_ = call.path.split("/")  # the only word of the caller's in the path
-    api_request = ApiRequest(call.name, call.method, call.path, headers, said=[transaction])
+    said = [transaction, transaction.replace("-", ""), *headers.values()]
+    api_request = ApiRequest(call.name, call.method, call.path, headers, said=lambda: said)
     found = _send(registration, api, api_request)
     return json_response(found.text, found.status)
 
@@ -248,7 +250,11 @@ def _send(
         raise refused
     if not repeatable:
         raise UnavailableError("the server renewed its token: send the file again", retry_after="1")
-    found = api.relay.send(api_request, renewed)
+    try:
+        found = api.relay.send(api_request, renewed)
+    except CredentialsRefusedError:
+        account.note_refused(renewed)
+        raise
     account.note_accepted(renewed)
     return found
 

@@ -25,6 +25,7 @@ from werkzeug.exceptions import (
 from ..errors import BakryptError, InvalidRequestError, UnavailableError
 from ..telemetry.calls import request_id as upstream_request_id
 from ..types import ErrorResponse
+from .bodies import read_rest_after
 from .cors import skip
 from .json_response import JsonResponse
 from .registration import current_request, find_registration
@@ -153,6 +154,7 @@ def _finish_response(response: Response) -> Response:
     registration = find_registration(current)
     if registration is None:
         return response
+    read_rest_after(response, current)
     upstream_request_id.set(None)  # a later call of this thread does not belong to this request
     origin = current.environ.get("HTTP_ORIGIN")
     if origin is None and isinstance(response, JsonResponse) and response.is_untouched:

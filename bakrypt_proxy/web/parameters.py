@@ -10,10 +10,10 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from flask import Request
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from ..errors import InvalidRequestError
 from ..upstream.masking import Masked
+from .bodies import read_body
 
 MAX_BODY = 64 * 1024
 _MAX_PARAMETERS = 100
@@ -81,7 +81,7 @@ def read_parameters(request: Request) -> Parameters:
     :raises InvalidRequestError: if the body is neither a JSON object nor a form, or if a known
         parameter is given twice.
     :raises RequestEntityTooLarge: if the body is larger than 64 KiB or the app's own limit.
-    :raises ClientDisconnected: if the caller left before all of the body was there.
+    :raises BadRequest: if its length is not valid, or the caller left before all of it was there.
     """
     if _is_empty(request):
         return _NONE
@@ -103,7 +103,9 @@ def keep_form(request: Request) -> None:
 
 
 def _read(request: Request) -> Parameters:
-    body = Masked(_read_body(request))
+    host_limit = request.max_content_length
+    limit = MAX_BODY if host_limit is None else min(host_limit, MAX_BODY)
+    body = Masked(read_body(request, limit))
     if body.reveal() and (request.is_json or request.mimetype == "text/json"):
         return _read_json(body)
     if body.reveal() and request.mimetype == _FORM:
@@ -128,22 +130,6 @@ def _is_empty(request: Request) -> bool:
     return (
         environ.get("CONTENT_LENGTH") in {None, "", "0"} and "HTTP_TRANSFER_ENCODING" not in environ
     )
-
-
-def _read_body(request: Request) -> bytes:
-    host_limit = request.max_content_length
-    limit = MAX_BODY if host_limit is None else min(host_limit, MAX_BODY)
-    if (request.content_length or 0) > limit:
-        raise RequestEntityTooLarge
-    # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
-    request.max_content_length = limit + 1
-    size = len(request.get_data())
-    if size > limit:
-        raise RequestEntityTooLarge
-    if 0 < size < (request.content_length or 0):
-        # Where the input ends by itself (wsgi.input_terminated), werkzeug does not compare.
-        raise ClientDisconnected
-    return request.get_data()
 
 
 def _read_json(body: Masked[bytes]) -> Parameters:

@@ -20,7 +20,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.http import parse_cookie
 
 from .._parsers import is_loopback
-from ..errors import AccessDeniedError, SettingsError
+from ..errors import AccessDeniedError, InvalidRequestError, SettingsError
 from ..settings import Settings
 from .access import host_name
 
@@ -47,12 +47,17 @@ class Receipts:
     :param settings: the network that receipts are good for, and the keys that sign them.
     :param visitor: returns the name of the signed-in visitor, or an empty string or None. What a
         visitor made before signing in stays theirs.
+    :param family: the receipts of all blueprints of the app. These are added.
     :raises TypeError: if `visitor` is not callable, or is async.
     """
 
-    def __init__(self, settings: Settings, visitor: Visitor | None) -> None:
+    def __init__(
+        self, settings: Settings, visitor: Visitor | None, family: "list[Receipts]"
+    ) -> None:
         if visitor is not None and (not callable(visitor) or iscoroutinefunction(visitor)):
             raise TypeError("visitor must be a function that returns a string, and no async one")
+        family.append(self)
+        self._family = family
         self._network = settings.url
         self._keys = _keys(settings)
         self._visitor = visitor
@@ -60,18 +65,30 @@ class Receipts:
         # What is refused raises, and is not remembered.
         self._verified = lru_cache(maxsize=_REMEMBERED)(self._verify)
 
-    def check_cookies(self, request: Request) -> None:
+    def check_cookies(self, request: Request, host: str) -> None:
         """Refuse a request whose receipt could not be kept or would be sent in the clear.
 
+        :param host: the server's own, as the browser knows it.
         :raises AccessDeniedError: over http on any host but loopback, or if the browser says that
-            it keeps no cookies.
+            the page, or one around it, is of another site.
+        :raises InvalidRequestError: if the server could not read the cookies.
         """
-        if not request.is_secure and not _is_on_loopback(request.host):
+        is_local = _is_on_loopback(request.host) and _is_on_loopback(host)
+        if not request.is_secure and not is_local:
             raise AccessDeniedError(
-                "this needs https: if a proxy of yours ends TLS, set BAKRYPT_TRUSTED_PROXIES"
+                "this needs https: if a proxy of yours ends TLS, let it pass Host and "
+                "X-Forwarded-Proto on, and set BAKRYPT_TRUSTED_PROXIES"
             )
-        if request.headers.get("Sec-Fetch-Storage-Access") == "none":
+        environ = request.environ
+        # Whatever it says: it is sent for other sites only, and SameSite=Strict keeps no cookie.
+        is_foreign = environ.get("HTTP_SEC_FETCH_SITE") == "cross-site"
+        if is_foreign or "HTTP_SEC_FETCH_STORAGE_ACCESS" in environ:
             raise AccessDeniedError("the browser keeps no cookies here: open the page by itself")
+        is_lost = environ.get("HTTP_COOKIE") == "" and environ.get("SERVER_SOFTWARE") == "Granian"
+        if is_lost:  # granian makes that of a Cookie header that is not ASCII
+            raise InvalidRequestError(
+                "this server cannot read the browser's cookies: one of them is not ASCII"
+            )
 
     def owns(self, request: Request, transaction: UUID) -> bool:
         """Return whether a request carries the receipt of a transaction."""
@@ -81,7 +98,7 @@ class Receipts:
 
     def transactions(self, request: Request) -> list[UUID]:
         """Return the transactions whose receipts a request carries, newest first."""
-        return [receipt.transaction for receipt in self._all(request, self.name())]
+        return [receipt.transaction for receipt in self.all(request, self.name())]
 
     def name(self) -> str:
         """Return the name of the signed-in visitor, or an empty string.
@@ -90,7 +107,7 @@ class Receipts:
         """
         found = self._visitor() if self._visitor is not None else None
         if found is None or isinstance(found, str):
-            return found or ""
+            return "".join(found or "")  # no proxy of a string: it would end in the signature
         raise TypeError(f"visitor must return a string or None, not {type(found).__name__}")
 
     def add(
@@ -98,8 +115,8 @@ class Receipts:
     ) -> None:
         """Set the receipts of new transactions, and remove the oldest ones above the limit.
 
-        Those that are not this visitor's have a limit of their own: a server refuses all requests
-        of a browser whose cookies are too long.
+        Those of the browser's other visitors have a limit of their own: a server refuses all
+        requests of a browser whose cookies are too long.
 
         :param visitor: the visitor's name, asked before the call: the app's function could fail
             now, and the transactions would be lost.
@@ -110,15 +127,19 @@ class Receipts:
             _set_cookie(request, response, name, value, MAX_AGE)
         old = [
             receipt.transaction
-            for receipt in self._all(request, visitor)
+            for receipt in self.all(request, visitor)
             if receipt.transaction not in transactions
         ]
-        foreign = [found for found in _transactions(request) if found not in {*old, *transactions}]
+        own = {*old, *transactions}
+        for other in self._family:
+            own |= {receipt.transaction for receipt in other.all(request, visitor)}
+        foreign = [found for found in _transactions(request) if found not in own]
         surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[_MAX_RECEIPTS:]
         for transaction in surplus:
             _set_cookie(request, response, _cookie_name(request, transaction), "", 0)
 
-    def _all(self, request: Request, visitor: str) -> list[_Receipt]:
+    def all(self, request: Request, visitor: str) -> list[_Receipt]:
+        """Return the valid receipts that a request carries, newest first."""
         found = []
         for name, value in _cookies(request).items():
             transaction = _transaction(name, _prefix(request))

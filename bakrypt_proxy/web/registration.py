@@ -73,6 +73,7 @@ class _State:
 
     by_endpoint: dict[str | None, Registration] = field(default_factory=dict)
     accounts: list[Account] = field(default_factory=list)
+    receipts: list[Receipts] = field(default_factory=list)
 
     def account(self, settings: Settings, client: BakryptClient | None) -> Account:
         """Return the app's account with these settings, made if it is the first."""
@@ -95,7 +96,8 @@ def register(app: App, blueprint: Blueprint, endpoints: Iterable[str], options: 
     state = _state(app)
     account = state.account(settings, client)
     with settings_error_explained():
-        api = _create_api(settings, account, options) if options.opening is API else None
+        is_api = options.opening is API
+        api = _create_api(settings, account, options, state.receipts) if is_api else None
     registration = Registration(
         blueprint,
         settings,
@@ -107,13 +109,15 @@ def register(app: App, blueprint: Blueprint, endpoints: Iterable[str], options: 
     state.by_endpoint.update(dict.fromkeys(endpoints, registration))
 
 
-def _create_api(settings: Settings, account: Account, options: Options) -> Api:
+def _create_api(
+    settings: Settings, account: Account, options: Options, family: list[Receipts]
+) -> Api:
     transport = account.client.open_transport()
     if not isinstance(transport, Transport):
         raise TypeError("create_api_blueprint cannot use a client with a session of its own")
     return Api(
         Relay(transport, settings),
-        Receipts(settings, options.visitor),
+        Receipts(settings, options.visitor, family),
         Uploads(settings.uploads),
     )
 

@@ -8,6 +8,7 @@ from flask import Request
 from werkzeug.exceptions import ClientDisconnected, LengthRequired, RequestEntityTooLarge
 
 from ..errors import BakryptError, UnavailableError
+from .bodies import declared_length
 
 MAX_REPEATED = 2**20  # bytes; a smaller file is kept, so that it can be sent a second time
 _PART = 64 * 1024  # bytes
@@ -39,10 +40,11 @@ class Uploads:
 def check_length(request: Request, limit: int) -> int:
     """Return the length of a body, in bytes, before any of it is read.
 
+    :raises BadRequest: if it is no number.
     :raises LengthRequired: if it is not given.
     :raises RequestEntityTooLarge: if it is above the limit.
     """
-    length = request.content_length
+    length = declared_length(request)
     if length is None or "HTTP_TRANSFER_ENCODING" in request.environ:
         raise LengthRequired("an upload needs a Content-Length")
     if length > limit:

@@ -4,8 +4,8 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import trustme
 from conftest import serve
 from documents import read, snippets
 from flask import Flask
-from processes import free_port, wait_until
+from processes import free_port, granian, gunicorn, wait_until
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bakrypt_proxy import Settings, create_api_blueprint
@@ -24,6 +24,7 @@ from bakrypt_proxy.sandbox import Sandbox
 PAGE = "docs/deploy.md"
 NGINX = shutil.which("nginx")
 MAX_UPLOAD = 3 * 2**20
+BIG = bytes(40_000_000)
 (LOCATION,) = [code for code in snippets(PAGE, "nginx") if "location /bakrypt/" in code]
 AROUND = """
 daemon off; user root; pid FOLDER/pid; worker_processes 1; error_log stderr; events {}
@@ -67,6 +68,13 @@ def app_url(sandbox: Sandbox) -> Iterator[str]:
 @pytest.fixture
 def page(tmp_path: Path, app_url: str, authority: trustme.CA) -> Iterator[requests.Session]:
     """A browser's session; `page.base` is the address of nginx."""
+    with behind_nginx(tmp_path, app_url, authority) as session:
+        yield session
+
+
+@contextmanager
+def behind_nginx(tmp_path: Path, app_url: str, authority: trustme.CA) -> Iterator[Any]:
+    """Run nginx before an app."""
     port = free_port()
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
         str(tmp_path / "server.pem")
@@ -108,6 +116,39 @@ def test_a_receipt_behind_tls(page: Any) -> None:
     assert [cookie.name.startswith("__Host-Http-") for cookie in page.cookies] == [True]
     response = page.get(f"{page.base}/v1/transactions/{made[0]['transaction']}/", timeout=20)
     assert response.status_code == 200
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    "serve_app",
+    [
+        lambda environ: gunicorn(environ, "--pythonpath", "tests", app="api_app:create_app()"),
+        lambda environ: granian(environ, app="api_app:create_app"),
+    ],
+    ids=["gunicorn", "granian"],
+)
+def test_a_refusal_is_not_lost(
+    tmp_path: Path,
+    sandbox: Sandbox,
+    authority: trustme.CA,
+    serve_app: Callable[[dict[str, str]], AbstractContextManager[str]],
+) -> None:
+    """Nginx is still sending the body that no app reads, and does not make a 502 of the answer."""
+    environ = {**sandbox.environ, "BAKRYPT_MAX_UPLOAD": str(MAX_UPLOAD)}
+    with serve_app(environ) as url, behind_nginx(tmp_path, url, authority) as page:
+        made = page.post(f"{page.base}/v1/assets/", json=[{"name": "Gold"}], timeout=20).json()
+        own = f"v1/transactions/{made[0]['transaction']}"
+        found = {
+            path: [page.post(f"{page.base}/{path}/", data=BIG, timeout=20) for _ in range(8)]
+            for path in ("v1/files", "v1/assets", f"{own}/mint", "v1/nothing")
+        }
+    statuses = {path: {answer.status_code for answer in answers} for path, answers in found.items()}
+    assert statuses == {
+        "v1/files": {413},
+        "v1/assets": {400},
+        f"{own}/mint": {200, 400},
+        "v1/nothing": {404},
+    }
 
 
 def test_the_numbers_are_above_the_defaults() -> None:

@@ -1,6 +1,8 @@
 """Calls without a token in the page: the allow-list, what goes up, what comes down."""
 
 import json
+import tracemalloc
+from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
@@ -9,11 +11,18 @@ from conftest import create_app as create_auth_app
 from flask import Flask, request
 from flask.testing import FlaskClient
 from misbehaving import TOKEN_REPLY, Behaviour, Received, Upstream, replying
+from werkzeug.local import LocalProxy
 
-from bakrypt_proxy import BakryptClient, Settings, SettingsError, create_api_blueprint
+from bakrypt_proxy import (
+    BakryptClient,
+    Settings,
+    SettingsError,
+    create_api_blueprint,
+)
 from bakrypt_proxy.sandbox import Sandbox
 
 TRANSACTION = "3f8a2b6e-9c1d-4e5f-8a7b-0123456789ab"
+JSON = {"Content-Type": "application/json"}
 MADE = [{"name": "A", "uuid": str(uuid4()), "transaction": TRANSACTION}]
 FILE = {"uuid": str(uuid4()), "ipfs": "ipfs://Qm"}
 
@@ -238,6 +247,39 @@ def test_a_refusal_in_the_words_of_the_call(api: Api, client: FlaskClient, call:
     assert_error(client.post(path), 400, "invalid_request", "refuses this request")
 
 
+@pytest.mark.parametrize("quote", [TRANSACTION.replace("-", ""), "tlh-Latn"])
+def test_an_error_that_quotes_what_went_up_besides(
+    api: Api, client: FlaskClient, quote: str
+) -> None:
+    """The uuid in its other spelling, and the language."""
+    make(client)
+    api.answer = replying(400, {"detail": f"There is no {quote} here."})
+    response = client.get(
+        f"/bakrypt/v1/transactions/{TRANSACTION}/", headers={"Accept-Language": "tlh-Latn"}
+    )
+    assert_error(response, 400, "invalid_request", "refuses this request")
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
+def test_the_token_never_comes_down(api: Api, client: FlaskClient, status: int) -> None:
+    """Whatever bakrypt says of it."""
+    make(client)
+    answer = {"detail": "The token token-1 of token-2 has no access.", "token": "token-1, token-2"}
+    api.answer = replying(status, answer)
+    response = client.get(f"/bakrypt/v1/transactions/{TRANSACTION}/")
+    assert_error(response, 500, "server_error")
+    assert "token-" not in response.text
+
+
+@pytest.mark.parametrize("status", [407, 408, 421, 425, 426])
+def test_what_is_said_of_a_connection(api: Api, client: FlaskClient, status: int) -> None:
+    """Chromium sends a request again after a 408 or 421, be it a mint, and shows no page a 407."""
+    make(client)
+    api.answer = replying(status, {"detail": "no"})
+    response = client.post(f"/bakrypt/v1/transactions/{TRANSACTION}/mint/")
+    assert_error(response, 500, "server_error", f"status {status}")
+
+
 def test_an_error_of_a_file_quotes_nothing(api: Api, client: FlaskClient) -> None:
     """What a file says is not known here, so no sentence of bakrypt's is handed on."""
     api.answer = replying(400, {"detail": "evil.png is bad", "file": ["evil.png"]})
@@ -298,6 +340,23 @@ def test_bakrypt_gets_what_we_wrote(
     client.post("/bakrypt/v1/assets/", data=body, content_type=kind)
     (call,) = api.calls
     assert (call.body, call.headers["content-type"]) == (written, "application/json")
+
+
+def test_the_memory_of_an_assets_call(api: Api, client: FlaskClient) -> None:
+    """While bakrypt is waited for, only the body is kept, and not what was read from it."""
+    body = json.dumps([{str(number): number for number in range(60_000)}]).encode()
+    held: list[int] = []
+
+    def measure(upstream: Upstream, connection: Any, received: Received) -> None:
+        held.append(tracemalloc.get_traced_memory()[0])
+        replying(201, MADE)(upstream, connection, received)
+
+    make(client)
+    api.answer = measure
+    tracemalloc.start()
+    client.post("/bakrypt/v1/assets/", data=body, headers=JSON)
+    tracemalloc.stop()
+    assert held[0] < 5 * len(body)  # three of them are the test's own client and server
 
 
 def test_a_large_assets_body(api: Api, client: FlaskClient) -> None:
@@ -454,12 +513,60 @@ def test_plain_http_on_another_host(client: FlaskClient, method: str, path: str)
     assert_error(response, 403, "access_denied", "BAKRYPT_TRUSTED_PROXIES")
 
 
-def test_a_browser_that_keeps_no_cookie(api: Api, client: FlaskClient) -> None:
-    """A foreign iframe is told before anything is made."""
-    headers = {"Sec-Fetch-Storage-Access": "none"}
+@pytest.mark.parametrize("page", ["https://shop.example.com", "http://shop.example.com:8080"])
+def test_a_proxy_that_does_not_pass_the_host_on(api: Api, client: FlaskClient, page: str) -> None:
+    """The receipt would have no `Secure`, or travel in the clear: the page knows where it is."""
+    headers = {"Origin": page, "Sec-Fetch-Site": "same-origin"}
     response = client.post("/bakrypt/v1/assets/", json=[{"name": "A"}], headers=headers)
+    assert_error(response, 403, "access_denied", "Host")
+    assert not api.calls
+
+
+@pytest.mark.parametrize("page", ["http://localhost:5173", "http://127.0.0.1:8080"])
+def test_a_development_server_that_changes_the_host(client: FlaskClient, page: str) -> None:
+    """Vite's does, and its page is on loopback."""
+    headers = {"Origin": page, "Sec-Fetch-Site": "same-origin"}
+    response = client.post("/bakrypt/v1/assets/", json=[{"name": "A"}], headers=headers)
+    assert response.status_code == 201
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Storage-Access": "none"},
+        {"Sec-Fetch-Storage-Access": "inactive"},
+        {"Sec-Fetch-Storage-Access": "active"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://listed.example"},
+    ],
+)
+def test_a_browser_that_keeps_no_cookie(api: Api, headers: dict[str, str]) -> None:
+    """A foreign iframe or a page of another site is told before anything is made."""
+    config = {**api.upstream.environ, "BAKRYPT_ALLOWED_ORIGINS": "https://listed.example"}
+    client = create_app(config).test_client()
+    response = client.post(
+        "/bakrypt/v1/assets/", json=[{}], headers=headers, base_url="https://shop.example.com"
+    )
     assert_error(response, 403, "access_denied", "cookies")
     assert not api.calls
+
+
+def test_cookies_that_the_server_cannot_read(api: Api) -> None:
+    """Of a Cookie header with a letter beyond ASCII, granian makes an empty text."""
+    client = create_app(api.upstream.environ).test_client(use_cookies=False)
+    environ = {"HTTP_COOKIE": "", "SERVER_SOFTWARE": "Granian"}
+    response = client.get("/bakrypt/receipts/", environ_overrides=environ)
+    assert_error(response, 400, "invalid_request", "cookies")
+    response = client.post("/bakrypt/v1/assets/", json=[{}], environ_overrides=environ)
+    assert_error(response, 400, "invalid_request", "cookies")
+    assert not api.calls
+
+
+def test_a_visitor_behind_a_proxy(api: Api) -> None:
+    """Flask-Login's `current_user` and the like: the receipt is written all the same."""
+    name = LocalProxy(lambda: "alice")
+    client = create_app(api.upstream.environ, visitor=lambda: name).test_client()
+    make(client)
+    assert client.get("/bakrypt/receipts/").get_json() == {"transactions": [TRANSACTION]}
 
 
 @pytest.mark.parametrize("name", [uuid4(), 7, 0, b"alice", True, ["alice"]])
@@ -507,6 +614,39 @@ def test_a_file_without_a_length(api: Api, client: FlaskClient) -> None:
     for overrides in ({}, environ):
         response = client.post("/bakrypt/v1/files/", environ_overrides=overrides)
         assert_error(response, 411, "invalid_request", "Content-Length")
+    assert not api.calls
+
+
+BAD_LENGTHS = ["+5", "-5", "1e3", "0x5", "5_0", "5, 5", "\u0665", "9" * 5000]
+
+
+@pytest.mark.parametrize("length", BAD_LENGTHS, ids=range(len(BAD_LENGTHS)))
+@pytest.mark.parametrize("path", ["/bakrypt/v1/files/", "/bakrypt/v1/assets/"])
+def test_a_length_that_is_no_number(api: Api, client: FlaskClient, path: str, length: str) -> None:
+    """It is not taken for 0: bakrypt would get an empty file."""
+    response = client.post(
+        path, data=b"[{}]", headers=JSON, environ_overrides={"CONTENT_LENGTH": length}
+    )
+    assert_error(response, 400, "invalid_request", "Content-Length")
+    assert not api.calls
+
+
+def test_an_empty_length_is_none(api: Api, client: FlaskClient) -> None:
+    """A WSGI server may set it (PEP 3333)."""
+    environ = {"CONTENT_LENGTH": ""}
+    response = client.post("/bakrypt/v1/files/", data=b"x", environ_overrides=environ)
+    assert_error(response, 411, "invalid_request")
+    assert not api.calls
+
+
+@pytest.mark.parametrize("body", [b"[{}]", b""])
+def test_an_assets_body_that_is_cut_short(api: Api, client: FlaskClient, body: bytes) -> None:
+    """RFC 9112 section 8: it is incomplete, also where it is cut behind whole JSON."""
+    environ = {"CONTENT_LENGTH": "100", "wsgi.input_terminated": True}
+    response = client.post(
+        "/bakrypt/v1/assets/", input_stream=BytesIO(body), headers=JSON, environ_overrides=environ
+    )
+    assert_error(response, 400, "invalid_request")
     assert not api.calls
 
 
@@ -600,6 +740,18 @@ def test_a_token_that_worked_is_renewed_at_once(api: Api, client: FlaskClient) -
         api.answer = refusing(f"token-{number}", then=replying(201, MADE))
         make(client)
     assert api.tokens == 3
+
+
+def test_a_call_that_refuses_each_token(api: Api, client: FlaskClient) -> None:
+    """It does not cost a token each time, although the others take them."""
+    make(client)
+    transaction = f"/bakrypt/v1/transactions/{TRANSACTION}/"
+    for _ in range(5):
+        api.answer = replying(200, {"status": "waiting"})
+        assert client.get(transaction).status_code == 200
+        api.answer = refusing(then=replying(200, {}))
+        assert_error(client.post(f"{transaction}mint/"), 500, "server_error")
+    assert api.tokens == 2
 
 
 def test_a_token_that_never_worked_is_not_renewed_again_and_again(

@@ -91,6 +91,15 @@ def test_known_hosts(sandbox: Sandbox, host: str) -> None:
     assert exchange(app, host, Origin=f"http://{host}").status_code == 200
 
 
+def test_a_proxy_that_does_not_pass_the_host_on(sandbox: Sandbox) -> None:
+    """The server's own name is an address then. The page's Origin says what it is."""
+    app = create_open_app(sandbox)
+    response = exchange(app, "127.0.0.1:8000", Origin=EVIL, Sec_Fetch_Site="same-origin")
+    assert response.status_code == 403
+    assert "BAKRYPT_TRUSTED_HOSTS" in response.json["error_description"]
+    assert sandbox.calls["/auth/exchange/"] == 0
+
+
 def test_nothing_is_asked_of_those_who_are_no_page_of_ours(sandbox: Sandbox) -> None:
     """A program sends neither header; a listed page has another origin than the host."""
     app = create_open_app(sandbox)

@@ -25,11 +25,12 @@ class Browser:
         self.url = HTTPS
         self.visitor = visitor
         self.headers: list[str] = []
+        self._family: list[Receipts] = []
         self.use(settings)
 
     def use(self, settings: Settings) -> None:
         """Talk to a server with other settings from now on."""
-        self._receipts = Receipts(settings, lambda: self.visitor)
+        self._receipts = Receipts(settings, lambda: self.visitor, self._family)
 
     def make(self, *transactions: UUID) -> None:
         """Get the receipts of new transactions."""
@@ -250,6 +251,24 @@ def test_many_visitors_of_one_browser() -> None:
     assert all(browser.owns(transaction) for transaction in made["dave"])
     browser.visitor = "carol"
     assert all(browser.owns(transaction) for transaction in made["carol"])
+
+
+def test_two_networks_in_one_app() -> None:
+    """The receipts of one are not taken for another visitor's by the other."""
+    browser, made = Browser(), {}
+    mainnet = Settings(url="https://bakrypt.io", token="t")
+    testnet = Settings(url="https://testnet.bakrypt.io", token="t2")
+    browser.use(testnet)  # both are registered before the first request
+    for settings, visitor, count in ((mainnet, "alice", 20), (testnet, "bob", 20)):
+        browser.visitor = visitor
+        browser.use(settings)
+        made[visitor] = [uuid4() for _ in range(count)]
+        for transaction in made[visitor]:
+            browser.make(transaction)
+    browser.visitor = "alice"
+    browser.make(uuid4())
+    browser.use(mainnet)
+    assert set(browser.list()) == set(made["alice"])
 
 
 def test_a_receipt_with_letters_that_base64_ignores() -> None:

@@ -86,13 +86,29 @@ def url(request: pytest.FixtureRequest, bakrypt: Bakrypt) -> Iterator[str]:
         yield url
 
 
-def begin_upload(url: str, length: int) -> socket.socket:
-    """Send the head of an upload."""
+def socket_to(url: str) -> socket.socket:
+    """Connect to a server."""
     host, _, port = url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), 20)
-    head = f"POST /bakrypt/v1/files/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n"
+    return socket.create_connection((host, int(port)), 20)
+
+
+def begin_upload(url: str, length: int | str) -> socket.socket:
+    """Send the head of an upload."""
+    connection = socket_to(url)
+    head = (
+        f"POST /bakrypt/v1/files/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
+    )
     connection.sendall(head.encode())
     return connection
+
+
+@pytest.mark.parametrize("length", ["+5", "5_0", "0x5", "1e3"])
+def test_a_length_that_is_no_number(url: str, bakrypt: Bakrypt, length: str) -> None:
+    """Bakrypt gets no empty file."""
+    with begin_upload(url, length) as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert not bakrypt.files
 
 
 def test_a_whole_file(url: str, bakrypt: Bakrypt) -> None:
@@ -192,6 +208,27 @@ def test_an_early_answer(url: str, upstream: Upstream, bakrypt: Bakrypt) -> None
 def _ok(status: str, body: str) -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def test_a_cookie_beyond_ascii_on_our_server(bakrypt: Bakrypt) -> None:
+    """Granian drops the whole Cookie header, and the visitor is told."""
+    with serve_by_granian(bakrypt.upstream.environ) as url, socket_to(url) as connection:
+        head = (
+            "GET /bakrypt/receipts/ HTTP/1.1\r\nHost: localhost\r\nCookie: name=Jos\u00e9\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        answer = read_answer(connection)
+    assert answer.startswith("HTTP/1.1 400 ")
+    assert "cookies" in answer
+
+
+def test_stalled_refusals_take_no_thread_of_others(bakrypt: Bakrypt) -> None:
+    """Some are read on for a while, so that a proxy reads the answer; forty more are not."""
+    with serve_by_granian(bakrypt.upstream.environ) as url, ExitStack() as stack:
+        for _ in range(60):
+            connection = stack.enter_context(begin_upload(url, 10**9))
+            assert read_answer(connection).startswith("HTTP/1.1 413 ")
+        assert requests.post(f"{url}/auth/exchange/", timeout=5).status_code == 200
 
 
 @pytest.mark.slow
