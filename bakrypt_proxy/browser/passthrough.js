@@ -31,7 +31,9 @@
       /^\/v1\/files\/?$/.test(url.pathname) && !(options?.body instanceof ReadableStream);
     for (let repeats = isFile ? REPEATS : 0; ; repeats -= 1) {
       // "include": the page may be of another origin of the same site, and receipts are cookies.
-      const response = await send(target, { ...options, headers, credentials: "include" });
+      // Created, not copied: `fetch` reads inherited members, too.
+      const own = Object.assign(Object.create(options ?? null), { headers, credentials: "include" });
+      const response = await send(target, own);
       if (!repeats || !(await isTemporary(response))) return response;
       await wait(Number(response.headers.get("Retry-After")), options?.signal);
     }

@@ -57,9 +57,9 @@ def _in_span(call: TracedCall, method: str, url: str) -> Iterator[None]:
 
 
 def trace_headers() -> dict[str, str]:
-    """Return the headers that make bakrypt's spans part of the current trace (W3C Trace Context).
+    """Return the header that makes bakrypt's spans part of the current trace (W3C Trace Context).
 
-    Baggage is not among them: it belongs to the host, and may be private.
+    Without `tracestate` and baggage: they are the host's or the caller's, and may be private.
     """
     if _TRACE not in sys.modules:
         return {}
@@ -69,7 +69,7 @@ def trace_headers() -> dict[str, str]:
 
     headers: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(headers)
-    return headers
+    return {name: headers[name] for name in headers.keys() & {"traceparent"}}
 
 
 def _describe_request(method: str, url: str) -> dict[str, str | int]:

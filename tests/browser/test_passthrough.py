@@ -248,6 +248,12 @@ class TestCalls:
         if content_type is not None and "body: 'x'" not in form:
             assert found["headers"]["content-type"].lower() == content_type.lower()
 
+    def test_inherited_members(self, page: Page) -> None:
+        """`fetch` reads those, too."""
+        init = "Object.create({ method: 'POST', body: 'words' })"
+        found = call(page, f"fetch('{FILES}', {init})")
+        assert (found["method"], found["body"]) == ("POST", "words")
+
     @pytest.mark.parametrize(
         "form",
         [

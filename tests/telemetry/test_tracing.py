@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bakrypt_proxy import BakryptClient, BakryptError, Settings
 from bakrypt_proxy.sandbox import Sandbox
@@ -142,6 +143,16 @@ def test_the_trace_goes_to_bakrypt(
     ids = f"{own.trace_id:032x}-{own.span_id:016x}"
     assert headers["traceparent"] == f"00-{ids}-{own.trace_flags:02x}"
     assert "baggage" not in headers
+
+
+def test_what_the_caller_says_of_the_trace_stays_here(provider: TracerProvider) -> None:
+    """A host that goes on with the caller's trace has its `tracestate`."""
+    caller = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "of=the-caller"}
+    parent = TraceContextTextMapPropagator().extract(caller)
+    with provider.get_tracer("host").start_as_current_span("request", context=parent):
+        headers = trace_headers()
+    assert list(headers) == ["traceparent"]
+    assert "1" * 32 in headers["traceparent"]
 
 
 @pytest.mark.parametrize(
