@@ -49,6 +49,10 @@ class RedisServer:
         """Pause the process: it accepts connections and answers nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill it with SIGKILL."""
         self._process.kill()
@@ -58,12 +62,13 @@ class RedisServer:
 class Forwarder:
     """A name that leads to a Redis: it can be moved, and it can drip or stall.
 
-    `pass_on` sends what the server says to the client.
+    `pass_on` sends what the server says to the client, `pass_up` what the client says.
     """
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.pass_on: Callable[[socket.socket, bytes], None] = socket.socket.sendall
+        self.pass_up: Callable[[socket.socket, bytes], None] = socket.socket.sendall
         self.stopped = threading.Event()
 
     def __enter__(self) -> Self:
@@ -106,7 +111,7 @@ class Forwarder:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self.target))
                 self._open += [client, server]
-                self._start(client, server, socket.socket.sendall)
+                self._start(client, server, lambda peer, data: self.pass_up(peer, data))  # noqa: PLW0108 - it may change
                 self._start(server, client, lambda peer, data: self.pass_on(peer, data))  # noqa: PLW0108 - it may change
 
     def _start(

@@ -21,14 +21,15 @@ from ..types import AccessToken
 from ..upstream.masking import Masked
 from .backoff import FORCED_APART
 from .cached import CachedToken, Clocks, Moment
-from .redis_connection import UnusableError
-from .sealing import Seal
+from .redis_connection import ROUND_TRIP, UnusableError
+from .sealing import Opened, Seal
 from .shared import Outcome
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
 
 _SEAL_MARGIN = 1.0  # seconds that the seal of a lease outlives its key
+_LATEST = 2 * ROUND_TRIP  # seconds from sealing a lease to its taking; then its owner has given up
 _NOT_SHARED_FOR = 2.0  # seconds for which nobody waits for a token that has no lifetime
 _LAST_BYTE = 512 * 1024 - 1  # of what is read; a token's response has at most 64 KiB
 _TIME_FOR_ANOTHER = 0.05  # seconds; a use that took longer is not followed by another one
@@ -36,6 +37,7 @@ _KINDS = {
     kind.__name__: kind
     for kind in (UpstreamRefusedError, CredentialsRefusedError, UpstreamFailedError)
 }
+_NO_KEY = -2  # in place of the TTL (https://redis.io/docs/latest/commands/pttl/)
 _NOT_SHARED = {"kind": "not shared"}
 
 
@@ -99,7 +101,7 @@ class Records:
                 pipe.set(self._lease_key, lease, nx=True, px=int(self._lease_seconds * 1000))
             for key in (self._token_key, self._error_key, self._lease_key):
                 pipe.getrange(key, 0, _LAST_BYTE)  # what is longer does not open
-            pipe.exists(self._lease_key)
+            pipe.pttl(self._lease_key)
             pipe.pttl(self._token_key)
             pipe.time()
             results = pipe.execute(raise_on_error=False)
@@ -110,16 +112,17 @@ class Records:
                 if isinstance(result, Exception):
                     raise result
         is_mine = taken is True
-        token, error, owner, is_leased, ttl, (seconds, microseconds) = results
+        token, error, owner, lease_ttl, ttl, (seconds, microseconds) = results
         now = seconds + microseconds / 1_000_000
-        if is_leased and self._lease_seal.open(owner, now=now) is None:
-            raise UnusableError(f"{self._lease_key} holds what no process of ours has written")
+        is_leased = lease_ttl != _NO_KEY
+        if is_leased and not _is_held(self._lease_seal.open(owner, now=now), lease_ttl):
+            raise UnusableError(f"no process of ours holds what is in {self._lease_key}")
         if lease is not None and not is_mine and not is_leased:
             raise UnusableError("it neither gives the lease nor has one")
         return Found(
             *self._open_token(token, ttl, now, asked),
             *self._open_error(error, now),
-            is_leased=bool(is_leased),
+            is_leased=is_leased,
             is_mine=is_mine,
             asked_at=asked.monotonic,
             server_time=now,
@@ -163,9 +166,7 @@ class Records:
         *,
         is_forced: bool,
     ) -> None:
-        now = (
-            found.server_time
-        )  # From before the request: here a token ends no later than upstream.
+        now = found.server_time  # before the request: here a token ends no later than upstream
         elapsed = self._clocks.monotonic() - found.asked_at
         if isinstance(outcome, CachedToken):
             forced_until = now + elapsed + FORCED_APART if is_forced else 0
@@ -208,6 +209,17 @@ class Records:
         if error.retry_after is not None:
             error.retry_after = str(math.ceil(opened.left))
         return error, False
+
+
+def _is_held(lease: Opened | None, ttl: int) -> bool:
+    """Return whether somebody can hold a lease: it is ours, and was taken in time.
+
+    A Redis that stalls gives it after its owner has gone on without, who cannot release it.
+    Somebody may also have put it back.
+
+    :param ttl: what Redis says of it, in milliseconds.
+    """
+    return lease is not None and 0 <= ttl / 1000 <= lease.left - _SEAL_MARGIN + _LATEST
 
 
 def _describe(outcome: AccessToken | BakryptError | None) -> tuple[dict[str, Any], float]:

@@ -81,10 +81,10 @@ class RedisTokenStore:
                 with redis_errors(self._redis_url):
                     found = self._find_or_lease(redis, renewal)
             except UnusableError as error:
-                self._outages.note_outage(error)
+                self._outages.note_outage(error, wrote=False)
                 found = None
             if isinstance(found, CachedToken):
-                self._outages.note_return()
+                self._outages.note_return(wrote=False)
                 return found
             if found is None:
                 return fetch(renewal.deadline - self._clocks.monotonic())
@@ -121,7 +121,7 @@ class RedisTokenStore:
                 if lease is None:
                     raise
                 # Redis may have given the lease, and nobody else would release it.
-                self._outages.note_outage(error)
+                self._outages.note_outage(error, wrote=True)
                 return Lease(lease, found)
             chosen = _choose(found, renewal, self._clocks.now())
             if found.is_mine and lease is not None:
@@ -171,9 +171,9 @@ class RedisTokenStore:
                 with redis_errors(self._redis_url):
                     self._records.finish(redis, lease, outcome, is_forced=is_forced)
             except UnusableError as error:
-                self._outages.note_outage(error)
+                self._outages.note_outage(error, wrote=True)
             else:
-                self._outages.note_return()
+                self._outages.note_return(wrote=True)
                 break
             # Others wait for the lease. After a failover the name leads to the new primary.
             if self._clocks.monotonic() > last_try_at:
@@ -181,18 +181,23 @@ class RedisTokenStore:
 
 
 class _Outages:
-    """Warns once when Redis cannot be used, and says when it can again."""
+    """Warns once when Redis cannot be used, and says when it can again.
+
+    Where nothing can be written, a look that succeeds is no return.
+    """
 
     _is_away = False
+    _wrote = False  # when it was last found to be away
 
-    def note_outage(self, error: UnusableError) -> None:
+    def note_outage(self, error: UnusableError, *, wrote: bool) -> None:
         if not self._is_away:
             _logger.warning("Redis cannot be used, this process gets its own token: %s", error)
-        self._is_away = True
+        self._is_away, self._wrote = True, wrote
 
-    def note_return(self) -> None:
-        if self._is_away:
-            _logger.info("Redis is back, the token is shared again")
+    def note_return(self, *, wrote: bool) -> None:
+        if not self._is_away or (self._wrote and not wrote):
+            return
+        _logger.info("Redis is back, the token is shared again")
         self._is_away = False
 
 

@@ -2,7 +2,7 @@
 
 The path of a renewal: `get` finds that the token does not serve. `_get_renewed` waits for the
 caller who leads, or leads. `_carry_out` has the renewer fetch, `_settle` keeps the outcome and
-wakes all who wait.
+wakes all who wait. Who has waited too long to lead has a thread lead.
 """
 
 import json
@@ -65,6 +65,10 @@ class Renewal:
         return rejected is not None and (self.held is None or rejected == self.held.access_token)
 
 
+class TooLateError(UpstreamFailedError):
+    """A caller's own time is over. This says nothing about bakrypt: it is nobody else's error."""
+
+
 class TokenStore(Protocol):
     """What the processes of a fleet share; `redis_store.py` has the one in Redis."""
 
@@ -84,8 +88,9 @@ class _SingleFlight:
     `lock` is held around all calls but `reset_after_fork`.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clocks: Clocks, timeout: float) -> None:
+        self._clock, self._clocks, self._timeout = clocks.monotonic, clocks, timeout
+        self._background = _Background()
         self._outcome: Outcome | BakryptError | None = None  # of the last renewal
         self.reset_after_fork()
         if hasattr(os, "register_at_fork"):  # not on Windows
@@ -101,31 +106,44 @@ class _SingleFlight:
         """Return whether a renewal is running. One that is overdue does not count."""
         return self._leader is not None and self._clock() < self._leader.deadline
 
+    def deadline(self) -> float:
+        """Return when somebody who comes now gives up, by the monotonic clock."""
+        return self._clock() + self._timeout + _GRACE
+
     def lead(self, renewal: Renewal) -> None:
         """Begin a renewal."""
         self._leader = renewal
 
-    def wait(
-        self, deadline: float, suits: Callable[[Outcome | BakryptError], bool]
-    ) -> Outcome | BakryptError | None:
-        """Wait for the running renewal.
+    def have_led(self, renewal: Renewal, carry_out: Callable[[Renewal], object]) -> bool:
+        """Have a new thread lead, with the time of a whole call. False: the system gives none."""
+        self._leader = longer = replace(renewal, deadline=self.deadline())
+        if not self._background.start(partial(carry_out, longer)):
+            self._leader = None
+        return self._leader is not None
 
-        :param deadline: when the caller gives up, by the monotonic clock.
-        :param suits: says whether an outcome is one for this caller.
-        :return: its outcome, or None if no renewal is running any more.
+    def wait(self, wanted: Renewal) -> Outcome | BakryptError | None:
+        """Wait for the running renewal, until the deadline of the one that is wanted.
+
+        :return: its outcome if it suits, or None if no renewal is running any more.
         """
-        seen = self._outcome
+        seen, deadline = self._outcome, wanted.deadline
         while (leader := self._leader) is not None:
             end = min(leader.deadline, deadline)
             is_woken = self.lock.wait(max(0, end - self._clock()))
             outcome = self._outcome
-            if outcome is not None and outcome is not seen and suits(outcome):
+            if outcome is not None and outcome is not seen and self._suits(outcome, wanted):
                 return outcome
             if not is_woken and deadline < leader.deadline:
                 return _too_late()
             if not is_woken and self._leader is leader:
                 self._leader = None  # overdue: its thread was lost, or hangs
         return None
+
+    def _suits(self, outcome: Outcome | BakryptError, wanted: Renewal) -> bool:
+        """Return whether a renewal's outcome is one for a caller who waited for it."""
+        if not isinstance(outcome, CachedToken):
+            return True
+        return _is_other(outcome, wanted.rejected) and outcome.left(*self._clocks.now()) > 0
 
     def finish(self, renewal: Renewal, outcome: Outcome | BakryptError | None) -> bool:
         """End a renewal and wake all who wait. None: its thread broke off, another may lead.
@@ -169,10 +187,9 @@ class SharedToken:
         self._timeout, self._network = timeout, network
         self._backoff = Backoff(clock, jitter)
         self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
-        self._flight = _SingleFlight(clock)
+        self._flight = _SingleFlight(self._clocks, timeout)
         self._held: CachedToken | None = None
         self._reports = Reports(clock)
-        self._background = _Background()
 
     def get(self, rejected: str | None = None, *, at_once: bool = False) -> AccessToken:
         """Return the token with what is left of its lifetime, renewed first if it must be.
@@ -211,7 +228,7 @@ class SharedToken:
                 if shared_token_served.receivers:  # asked here, too: this is the hot path
                     notify(shared_token_served, network=self._network)
                 return held, left
-        wanted = Renewal(held, Masked(rejected), self._clock() + self._timeout + _GRACE, at_once)
+        wanted = Renewal(held, Masked(rejected), self._flight.deadline(), at_once)
         del rejected
         found = self._get_renewed(wanted)
         return found, found.left(*self._clocks.now()) if isinstance(found, CachedToken) else 0
@@ -220,10 +237,14 @@ class SharedToken:
         """Return what the running renewal brings, or lead one."""
         rejected, deadline = wanted.rejected, wanted.deadline
         with self._flight.lock:
-            found = self._flight.wait(deadline, lambda got: _suits(got, rejected, self._clocks))
+            found = self._flight.wait(wanted)
             if found is None:
                 found = self._look_again(wanted)
             renewal = replace(wanted, held=self._held)
+            # The call of somebody who has waited would be cut short, and so would the next one's.
+            has_waited = deadline - self._clock() < self._timeout
+            if found is None and has_waited and self._flight.have_led(renewal, self._carry_out):
+                found = self._flight.wait(renewal) or self._backoff.error() or _too_late()
             if found is None:
                 self._flight.lead(renewal)
         if found is None:
@@ -247,15 +268,11 @@ class SharedToken:
 
     def _renew_in_background(self, held: CachedToken) -> None:
         """Renew in a new thread, so that no caller waits."""
-        deadline = self._clock() + self._timeout + _GRACE
-        renewal = Renewal(held, Masked(None), deadline, in_background=True)
         with self._flight.lock:
-            is_needless = self._held is not held or self._flight.is_led()
-            if is_needless or self._backoff.error() is not None:
-                return
-            self._flight.lead(renewal)
-        if not self._background.start(partial(self._carry_out, renewal)):
-            self._settle(renewal, None)
+            is_needed = self._held is held and not self._flight.is_led()
+            if is_needed and self._backoff.error() is None:
+                renewal = Renewal(held, Masked(None), self._flight.deadline(), in_background=True)
+                self._flight.have_led(renewal, self._carry_out)
 
     def _carry_out(self, renewal: Renewal) -> Outcome | BakryptError:
         outcome: Outcome | BakryptError | None = None
@@ -269,7 +286,7 @@ class SharedToken:
             outcome = self._renewer.broken_off(renewal)
             raise
         finally:
-            self._settle(renewal, outcome)
+            self._settle(renewal, None if isinstance(outcome, TooLateError) else outcome)
         return outcome
 
     def _settle(self, renewal: Renewal, outcome: Outcome | BakryptError | None) -> None:
@@ -346,9 +363,8 @@ class _Renewer:
             used = self._clocks.monotonic() - asked.monotonic
             if seconds < self._timeout and used >= seconds - _ROUNDING:
                 # It was cut short, because its caller had waited: this says little about bakrypt.
-                error.cooldown = None
-            else:
-                self._with_cooldown(error, renewal)
+                raise TooLateError(error.description, detail=error.detail) from None
+            self._with_cooldown(error, renewal)
             raise
         cached = cache_token(token, asked)
         if cached is not None and cached.left(*self._clocks.now()) <= 0:
@@ -368,13 +384,6 @@ class _Renewer:
 def _is_other(token: CachedToken, rejected: Rejected) -> bool:
     """Return whether a token is not the one that the caller reports."""
     return token.access_token != rejected.reveal()
-
-
-def _suits(outcome: Outcome | BakryptError, rejected: Rejected, clocks: Clocks) -> bool:
-    """Return whether a renewal's outcome is one for a caller who waited for it."""
-    if not isinstance(outcome, CachedToken):
-        return True
-    return _is_other(outcome, rejected) and outcome.left(*clocks.now()) > 0
 
 
 def _answer(
@@ -418,10 +427,8 @@ def _report(outcome: Outcome | BakryptError, network: str, left: float | None) -
         _logger.warning(message, max(0, left), error)
 
 
-def _too_late() -> UpstreamFailedError:
-    return UpstreamFailedError(
-        "bakrypt did not answer in time", detail="no time was left to ask it"
-    )
+def _too_late() -> TooLateError:
+    return TooLateError("bakrypt did not answer in time", detail="no time was left to ask it")
 
 
 def _ended() -> UpstreamFailedError:

@@ -107,9 +107,6 @@ class _Pipeline:
             raise value
         return value
 
-    def exists(self, key: str) -> None:
-        self._commands.append(lambda: int(self._redis.read(key) is not None))
-
     def pttl(self, key: str) -> None:
         def run() -> int:
             if self._redis.read(key) is None:

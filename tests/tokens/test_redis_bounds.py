@@ -71,6 +71,43 @@ def test_a_lease_put_back_again_and_again(
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize("seconds", [None, TIMEOUT + 1.5])
+def test_a_lease_put_back_for_longer(
+    upstream: Upstream, environ: dict[str, str], redis: "Redis", seconds: float | None
+) -> None:
+    """Nobody can hold it, and nobody waits for it."""
+    lease = sealed_values(upstream, environ, redis)["lease"]
+    key = key_of(redis, "lease")
+    redis.delete(key_of(redis, "token"))
+    redis.set(key, lease, px=seconds and int(seconds * 1000))
+    started = time.monotonic()
+    assert token_of(member(environ)) == TOKEN
+    assert time.monotonic() - started < TIMEOUT / 2
+
+
+def test_redis_stalls_as_it_gives_the_lease(
+    upstream: Upstream, environ: dict[str, str], redis_server: RedisServer, redis: "Redis"
+) -> None:
+    """It gives it after its owner has gone on without: the others do not wait for it to run out."""
+
+    def stall(sink: socket.socket, data: bytes) -> None:
+        if b"PX" in data and not stalled.is_set():
+            stalled.set()
+            redis_server.freeze()
+            threading.Timer(1.2, redis_server.thaw).start()
+        sink.sendall(data)
+
+    stalled = threading.Event()
+    with Forwarder(redis_server.port) as name:
+        name.pass_up = stall
+        first, second = (member(environ, BAKRYPT_REDIS_URL=name.url) for _ in range(2))
+        assert token_of(first) == TOKEN
+        wait_until(lambda: bool(redis.keys("*:lease")))
+        started = time.monotonic()
+        assert token_of(second) == TOKEN
+        assert time.monotonic() - started < TIMEOUT / 2
+
+
 def test_a_lease_put_back_while_bakrypt_takes_its_time(
     upstream: Upstream, environ: dict[str, str], redis: "Redis"
 ) -> None:
@@ -84,7 +121,7 @@ def test_a_lease_put_back_while_bakrypt_takes_its_time(
         replying(200, TOKEN_REPLY)(upstream, connection, received)
 
     upstream.behave = behave
-    redis.set(key, lease)
+    redis.set(key, lease, px=int(TIMEOUT * 1000))  # no longer than it was to live
     account = member(environ)
     started = time.monotonic()
     assert attempt(account) == "did not answer in time"

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, cast
 
@@ -800,6 +801,75 @@ def test_a_caller_who_waits_for_two_leaders() -> None:
     assert sorted(waited)[3] < timeout + 1
     assert len(calls) <= 3
     assert all(0 < seconds <= timeout for seconds in calls)
+
+
+class LateStore:
+    """A store that lets nobody ask for a while: a killed process had the lease."""
+
+    def __init__(self) -> None:
+        self.free_at = time.monotonic() + 1.5
+
+    def renew(self, renewal: Renewal, fetch: Fetch) -> Outcome:
+        """Wait, and have bakrypt asked in the time that is left; the outcome is to be stored."""
+        time.sleep(max(0, self.free_at - time.monotonic()))
+        return fetch(renewal.deadline - 0.3 - time.monotonic())
+
+
+def test_a_leader_whose_time_is_over_fails_alone() -> None:
+    """Those who came later have time left for a call, and none of theirs is cut short."""
+    asked: list[float] = []
+
+    def slow(seconds: float) -> AccessToken:
+        asked.append(seconds)
+        time.sleep(min(seconds, 0.9))
+        if seconds < 0.9:
+            raise UpstreamFailedError("bakrypt did not answer in time")
+        return Bakrypt()(seconds)
+
+    def get(after: float) -> str:
+        time.sleep(after)
+        try:
+            return token.get()["access_token"]
+        except BakryptError as error:
+            return str(error.description)
+
+    token = SharedToken(slow, timeout=1, store=LateStore())
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(get, [0, 1.2, 1.4, 1.6, 1.9]))
+    assert found == ["bakrypt did not answer in time", *["token-1"] * 4]
+    assert len(asked) == 2
+    settle()
+
+
+def test_a_leader_whose_time_is_over_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited leads, then."""
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "bakrypt-renewal":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    calls = Bakrypt()
+
+    def die_late(seconds: float) -> AccessToken:
+        reply = calls(seconds)
+        if calls.calls == 1:
+            time.sleep(1.2)
+            raise SystemExit
+        return reply
+
+    def lead() -> None:
+        with suppress(SystemExit):
+            token.get()
+
+    token = SharedToken(die_late, timeout=1)
+    leader = threading.Thread(target=lead)
+    leader.start()
+    wait_until(lambda: calls.calls == 1)
+    assert token.get()["access_token"] == "token-2"
+    leader.join()
 
 
 def test_a_leader_who_is_overdue_is_replaced_by_one_who_waits() -> None:

@@ -43,7 +43,7 @@ class World:
         self.error: BakryptError | None = None
         self.during_call: Callable[[], None] | None = None
         self.ends: dict[str, tuple[float, float]] = {}  # true end and lifetime of each token
-        self.own: set[str] = set()  # tokens that a process had for itself
+        self.own: set[str] = set()  # tokens that a process had for itself, and reported ones
         self.unshared_until = 0.0  # for 2 s after a token without a lifetime
         self.is_pristine = True  # neither an attack nor an outage of Redis nor a clock that lies
         self.clocks_lie = False
@@ -124,6 +124,8 @@ class Process:
         if self.world.is_pristine and self.rejected is None:
             for name in self.world.ends.keys() - self.world.own:
                 self.assert_near_its_end(name)
+        if self.rejected is not None:
+            self.world.own.add(self.rejected)  # the fleet's is the one that follows
         try:
             return self.world.fetch(seconds)
         except BakryptError as error:
