@@ -19,6 +19,7 @@ from .response_reader import Response
 
 MAX_BODY = 64 * 1024  # bytes
 
+_LONGEST_DATE = 40  # characters
 _TOO_MANY_REQUESTS = 429
 # Said of a connection, here that of this server. Browsers would take them as said of theirs: they
 # send a request again after 408 and 421, be it a mint, and show no page a 407.
@@ -197,9 +198,10 @@ def _failure(description: str, response: Response, *, hint: str = "") -> Upstrea
 
 
 def retry_after_of(response: Response) -> str | None:
-    """Return the Retry-After header if it makes sense."""
-    value = response.headers.reveal().get("retry-after")
-    return None if retry_after_seconds(value) is None else value
+    """Return the Retry-After header if it makes sense and is no longer than a date."""
+    value = response.headers.reveal().get("retry-after", "")
+    is_plain = value.isascii() and value.isprintable() and len(value) <= _LONGEST_DATE
+    return value if is_plain and retry_after_seconds(value) is not None else None
 
 
 def retry_after_seconds(value: str | None) -> float | None:

@@ -455,7 +455,13 @@ def test_refusals_of_what_the_caller_sent(
     assert response.headers.get("Retry-After") == ("7" if headers else None)
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "1.5", "", "٣"])
+DATE = "Wed, 21 Oct 2037 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["soon", "-1", "1.5", "", "٣", "9" * 41, f"{DATE} é", f"{DATE}\x85", f"{DATE}{'x' * 20}"],
+)
 def test_an_invalid_retry_after_is_dropped(upstream: Upstream, value: str) -> None:
     """RFC 9110 section 10.2.3 allows only seconds or a date."""
     upstream.behave = lambda up, connection, received: connection.sendall(
