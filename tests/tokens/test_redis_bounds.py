@@ -79,7 +79,7 @@ def test_a_lease_put_back_for_longer(
     lease = sealed_values(upstream, environ, redis)["lease"]
     key = key_of(redis, "lease")
     redis.delete(key_of(redis, "token"))
-    redis.set(key, lease, px=seconds and int(seconds * 1000))
+    redis.set(key, lease, px=None if seconds is None else int(seconds * 1000))
     started = time.monotonic()
     assert token_of(member(environ)) == TOKEN
     assert time.monotonic() - started < TIMEOUT / 2
