@@ -63,9 +63,8 @@ class Connection:
         :raises ProtocolError: if the response cannot be read.
         :raises OSError: for anything else that the operating system or TLS reports.
         """
-        self.is_reusable = False
-        self._sock.allow(most_bytes(limit))
-        is_sent = self._send(request, deadline)
+        self._begin(limit)
+        is_sent = _send(self._sock, request, deadline)
         reader = ResponseReader(limit, head_only=head_only)
         self._receive(reader, deadline)
         response = reader.response()
@@ -90,10 +89,9 @@ class Connection:
         :param limit: the most bytes of body to read, before and after decoding.
         :raises Exception: as `exchange`, and what `parts` raises.
         """
-        self.is_reusable = False
-        self._sock.allow(most_bytes(limit))
+        self._begin(limit)
         reader = ResponseReader(limit, head_only=False)
-        is_sent = self._send(head, time.monotonic() + silence)
+        is_sent = _send(self._sock, head, time.monotonic() + silence)
         for part in parts:
             if not is_sent or self._has_response(reader):
                 is_sent = False
@@ -107,10 +105,21 @@ class Connection:
         self.is_reusable = is_sent and reader.is_reusable
         return response
 
+    def _begin(self, limit: int) -> None:
+        """Get ready for a request, and refuse what a new connection brought before it.
+
+        That is no response (RFC 9112 section 9.2). From then on, each caller would get the former
+        caller's. The pool has looked at a kept connection already.
+        """
+        self.is_reusable = False
+        self._sock.allow(most_bytes(limit))
+        if not self.is_kept and _came_early(self._sock):
+            raise ProtocolError("a response before the request")
+
     def _send_part(self, reader: ResponseReader, part: Masked[bytes], deadline: float) -> bool:
         """Return False if upstream stopped reading, also if it keeps the connection open."""
         try:
-            return self._send(part, deadline)
+            return _send(self._sock, part, deadline)
         except TimeoutError:
             if self._has_response(reader):
                 return False
@@ -128,21 +137,6 @@ class Connection:
         except _ENDED:
             return True  # the next read says how it ended
         return reader.has_begun
-
-    def _send(self, request: Masked[bytes], deadline: float) -> bool:
-        """Return False if upstream stopped reading: its response may be there nevertheless."""
-        sent, size = 0, len(request.reveal())
-        failure: OSError | None = None
-        while sent < size and failure is None:
-            self._sock.settimeout(time_left(deadline))
-            try:
-                sent += self._sock.send(request.reveal()[sent:])
-            except OSError as error:
-                # Not with its traceback: the frames of the ssl module hold the request.
-                failure = error.with_traceback(None)
-        if failure is not None and not isinstance(failure, _ENDED):
-            raise failure
-        return failure is None
 
     def _receive(self, reader: ResponseReader, deadline: float) -> None:
         while not reader.is_done:
@@ -165,3 +159,27 @@ class Connection:
         """Close the connection."""
         self.is_reusable = False
         self._sock.close()
+
+
+def _came_early(sock: BoundedSocket) -> bool:
+    try:
+        # Not kept in a variable: it may be a token.
+        return bool(sock.receive_now())
+    except _ENDED:
+        return False  # the next read says how it ended
+
+
+def _send(sock: BoundedSocket, request: Masked[bytes], deadline: float) -> bool:
+    """Return False if upstream stopped reading: its response may be there nevertheless."""
+    sent, size = 0, len(request.reveal())
+    failure: OSError | None = None
+    while sent < size and failure is None:
+        sock.settimeout(time_left(deadline))
+        try:
+            sent += sock.send(request.reveal()[sent:])
+        except OSError as error:
+            # Not with its traceback: the frames of the ssl module hold the request.
+            failure = error.with_traceback(None)
+    if failure is not None and not isinstance(failure, _ENDED):
+        raise failure
+    return failure is None

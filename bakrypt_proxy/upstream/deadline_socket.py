@@ -9,6 +9,7 @@ from urllib3.util import wait_for_read, wait_for_write
 
 _SMALL_READS = 4000  # besides one for each 256 bytes; an honest server sends larger parts
 _PART = 256  # bytes
+_READ_SIZE = 16 * 1024  # bytes
 
 
 class FloodError(OSError):
@@ -33,6 +34,9 @@ class BoundedSocket(Protocol):
 
     def recv(self, size: int) -> bytes:
         """Read what is there, or wait for it."""
+
+    def receive_now(self) -> bytes:
+        """Read what is there, and return nothing if nothing is there. Never wait."""
 
     def send(self, data: bytes) -> int:
         """Write, and return how many bytes were taken."""
@@ -79,9 +83,7 @@ class DeadlineSocket:
         :raises TimeoutError: if the deadline has passed, also if there is something to read.
         :raises FloodError: if more has come than was allowed.
         """
-        self._reads_left -= 1
-        if self.received > self._size or self._reads_left < 0:
-            raise FloodError("too much came, or in too small parts")
+        self._count_read()
         while True:
             left = time_left(self._deadline)
             try:
@@ -91,6 +93,19 @@ class DeadlineSocket:
             else:
                 self.received += len(data)
                 return data
+
+    def receive_now(self) -> bytes:
+        """Read what is there, and return nothing if nothing is there. Never wait.
+
+        :raises FloodError: if more has come than was allowed.
+        """
+        self._count_read()
+        try:
+            data = self._sock.recv(_READ_SIZE)
+        except BlockingIOError:
+            return b""
+        self.received += len(data)
+        return data
 
     def send(self, data: bytes) -> int:
         """Write what the system takes now, at least a byte, and return how many it took.
@@ -111,6 +126,11 @@ class DeadlineSocket:
         """
         while data:
             data = data[self.send(data) :]
+
+    def _count_read(self) -> None:
+        self._reads_left -= 1
+        if self.received > self._size or self._reads_left < 0:
+            raise FloodError("too much came, or in too small parts")
 
 
 def time_left(deadline: float) -> float:

@@ -45,6 +45,15 @@ class TlsSocket(SSLTransport):
         """Read what is there, or wait for it."""
         return cast("bytes", super().recv(size, flags))
 
+    def receive_now(self) -> bytes:
+        """Read what is there, and return nothing if only tickets or part of a record are there."""
+        while True:
+            try:
+                return self.sslobj.read(SSL_BLOCKSIZE)
+            except ssl.SSLWantReadError:
+                if not self.incoming.write(self._below.receive_now()):
+                    return b""
+
     def is_quiet(self) -> bool:
         """Return whether nothing was received that is not read yet, be it part of a record."""
         return not self.incoming.pending and not self.sslobj.pending() and self._below.is_quiet()

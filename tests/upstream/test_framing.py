@@ -8,7 +8,9 @@ import json
 import socket
 import sys
 import threading
+import time
 import zlib
+from collections.abc import Callable
 from types import FrameType
 
 import pytest
@@ -22,6 +24,10 @@ from misbehaving import (
 )
 
 from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError, UpstreamRefusedError
+from bakrypt_proxy.upstream.connection import Connection
+from bakrypt_proxy.upstream.deadline_socket import DeadlineSocket
+from bakrypt_proxy.upstream.masking import Masked
+from bakrypt_proxy.upstream.response_reader import ProtocolError, Response
 
 BODY = json.dumps(TOKEN_REPLY | {"access_token": "token-of-alice"}).encode()
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)
@@ -562,3 +568,34 @@ def test_ctrl_c_inside_the_parser_is_no_failure_of_bakrypt(
     finally:
         sys.settrace(tracing)
     assert_the_next_gets_its_own(any_upstream, client)
+
+
+REQUEST = Masked(b"a request")
+FIRST: dict[str, Callable[[Connection], Response]] = {
+    "a call": lambda connection: connection.exchange(
+        REQUEST, deadline=time.monotonic() + 5, limit=1000
+    ),
+    "an upload": lambda connection: connection.stream(
+        REQUEST, [b"a body"], silence=5, first_byte=5, limit=1000
+    ),
+    "a tunnel": lambda connection: connection.exchange(
+        REQUEST, deadline=time.monotonic() + 5, limit=0, head_only=True
+    ),
+}
+
+
+@pytest.mark.parametrize("ask", FIRST.values(), ids=FIRST)
+def test_what_came_before_the_request_is_no_response(ask: Callable[[Connection], Response]) -> None:
+    """On a new connection, each caller would get the former one's from then on.
+
+    Nothing is sent there (RFC 9112 section 9.2).
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(WHOLE)
+        connection = Connection(DeadlineSocket(ours))
+        with pytest.raises(ProtocolError, match="a response before the request"):
+            ask(connection)
+        assert not connection.is_reusable
+        connection.close()
+        assert theirs.recv(1000) == b""

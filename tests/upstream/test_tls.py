@@ -15,8 +15,13 @@ from conftest import tls_server
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from urllib3.util import wait_for_read
 
 from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
+from bakrypt_proxy.upstream.connection import Connection
+from bakrypt_proxy.upstream.deadline_socket import BoundedSocket, DeadlineSocket
+from bakrypt_proxy.upstream.masking import Masked
+from bakrypt_proxy.upstream.tls import TlsSocket
 
 TIMEOUT = 0.5
 HELLO_REQUESTS = b"\x16\x03\x03\x40\x00" + bytes(0x4000)  # a record of 4,096 messages
@@ -83,25 +88,36 @@ def test_a_flood_in_the_handshake_ends_by_its_size() -> None:
 
 
 class TlsByHand:
-    """A server's side of TLS that can send a record in two parts."""
+    """A server's side of TLS that can send a record in two parts, and one with its handshake."""
 
-    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, connection: "socket.socket | TlsByHand", context: ssl.SSLContext, early: bytes = b""
+    ) -> None:
         self._connection = connection
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._loop(self._tls.do_handshake)
+        self._loop(lambda: self._shake_hands(early))
+
+    def _shake_hands(self, early: bytes) -> None:
+        self._tls.do_handshake()
+        if early:
+            self._tls.write(early)
 
     def receive(self) -> str:
         """Return the name of the user that the next request is of, or nothing at the end."""
         received = b""
         while b"username=" not in received:
-            data = self._loop(lambda: self._tls.read(65536))
+            data = self.recv(65536)
             if not data:
                 return ""
             received += data
         return received.partition(b"username=")[2].partition(b"&")[0].decode()
 
-    def send(self, data: bytes) -> None:
+    def recv(self, size: int) -> bytes:
+        """Return what comes, or nothing at the end."""
+        return self._loop(lambda: self._tls.read(size)) or b""
+
+    def sendall(self, data: bytes) -> None:
         """Send a record."""
         self._connection.sendall(self.encrypt(data))
 
@@ -136,7 +152,7 @@ def test_part_of_a_record_behind_a_response_is_nobodys(
         tls, rest = TlsByHand(connection, context), b""
         while name := tls.receive():
             connection.sendall(rest)
-            tls.send(answer_with(f"token-of-{name}"))
+            tls.sendall(answer_with(f"token-of-{name}"))
             record = tls.encrypt(answer_with(f"stray-of-{name}"))
             connection.sendall(record[:early])
             rest = record[early:]
@@ -147,6 +163,61 @@ def test_part_of_a_record_behind_a_response_is_nobodys(
             sent.clear()
             assert client.password(name, "p")["access_token"] == f"token-of-{name}"
             assert sent.wait(5)
+
+
+def test_what_comes_with_the_handshake_is_no_response(authority: trustme.CA, trusted: Path) -> None:
+    """From then on, each caller would get the former one's (RFC 9112 section 9.2)."""
+    context, opened = tls_server(authority, "127.0.0.1"), []
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # its last flight is the server's
+
+    def serve(connection: socket.socket) -> None:
+        opened.append(connection)
+        tls = TlsByHand(
+            connection, context, early=answer_with("stray") if len(opened) == 1 else b""
+        )
+        while name := tls.receive():
+            tls.sendall(answer_with(f"token-of-{name}"))
+
+    with serving(serve) as url, client_of(url) as client:
+        with pytest.raises(UpstreamFailedError, match="a response before the request"):
+            client.password("alice", "a")
+        assert len(opened) == 1
+        for name in ("bob", "carol"):
+            assert client.password(name, "p")["access_token"] == f"token-of-{name}"
+        assert len(opened) == 2
+
+
+@pytest.mark.parametrize("is_in_another", [False, True], ids=["TLS", "TLS in TLS"])
+def test_tickets_before_the_request_are_no_response(
+    authority: trustme.CA, trusted: Path, is_in_another: bool
+) -> None:
+    """TLS 1.3 sends them as soon as the handshake is over, and the connection is kept."""
+    context = tls_server(authority, "127.0.0.1")
+    context.num_tickets = 5
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        if is_in_another:
+            tls = TlsByHand(tls, context)
+        while name := tls.receive():
+            tls.sendall(answer_with(f"token-of-{name}"))
+
+    client_side = ssl.create_default_context(cafile=trusted)
+    with serving(serve) as url:
+        raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        deadline = time.monotonic() + 5
+        sock: BoundedSocket = DeadlineSocket(raw)
+        for _ in range(1 + is_in_another):
+            sock = TlsSocket(sock, client_side, "127.0.0.1", deadline)
+        assert wait_for_read(raw, timeout=5)
+        connection = Connection(sock)
+        for name in (b"alice", b"bob"):
+            response = connection.exchange(
+                Masked(b"username=%b&" % name), deadline=deadline, limit=1000
+            )
+            assert name in response.body.reveal()
+            assert connection.is_reusable
+        connection.close()
 
 
 ONE_BYTE_RECORDS = {
@@ -174,7 +245,7 @@ def test_records_of_a_byte_keep_no_processor_busy(
     def serve(connection: socket.socket) -> None:
         tls = TlsByHand(connection, context)
         tls.receive()
-        tls.send(answer_with("token-of-bob"))
+        tls.sendall(answer_with("token-of-bob"))
         records = b"".join(tls.encrypt(flood[at : at + 1]) for at in range(len(flood)))
         is_ready.set()
         tls.receive()
@@ -221,7 +292,7 @@ def test_a_flood_of_tickets_keeps_no_processor_busy(
     def serve(connection: socket.socket) -> None:
         tls = TlsByHand(connection, context)
         tls.receive()
-        tls.send(answer_with("token-of-bob"))
+        tls.sendall(answer_with("token-of-bob"))
         records = b"".join(records_of(keys, tickets * 700, b"\x16", range(1, 1501)))
         is_ready.set()
         tls.receive()
@@ -261,7 +332,7 @@ def test_records_that_come_byte_by_byte_keep_no_processor_busy(
     def serve(connection: socket.socket) -> None:
         tls = TlsByHand(connection, context)
         tls.receive()
-        tls.send(answer_with("token-of-bob"))
+        tls.sendall(answer_with("token-of-bob"))
         tls.receive()
         start = b"HTTP/1.1 200 OK\r\nX: "
         records = tls.encrypt(start + b"a" * 16_000) + tls.encrypt(b"a" * 300_000)
