@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+from urllib3 import PoolManager
+from urllib3.exceptions import HTTPError, NewConnectionError, ResponseError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from ..errors import UpstreamFailedError
@@ -20,6 +22,7 @@ from .transport import Request
 _CHUNK = 16 * 1024  # bytes
 # `peer` is bakrypt, or bakrypt and the proxy before it, where requests does not tell which.
 _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((requests.exceptions.RetryError,), "bakrypt failed, also when it was asked again"),
     ((requests.exceptions.ProxyError,), "{proxy} did not connect to bakrypt"),
     ((ssl.SSLError, SSLError), "no secure connection to {peer}"),
     # Before timeouts: urllib3 counts it as one.
@@ -40,6 +43,7 @@ class GivenSession:
         self._session = session
         self._url = url
         self._pid = 0  # its owner may have used it in another process
+        self._no_pools: Any = None
 
     def send(self, request: Request, *, timeout: float, limit: int) -> Response:
         """Send a request.
@@ -48,9 +52,9 @@ class GivenSession:
         :param limit: the most bytes of body to read.
         :raises UpstreamFailedError: if no response comes that can be read.
         """
-        self._reset_in_new_process()
         failure: UpstreamFailedError | None = None
         try:
+            self._keep_nothing()
             return self._send(request, timeout, limit)
         except (OSError, HTTPError, ValueError) as error:
             failure = _failure(error, self._proxy_name())
@@ -100,22 +104,44 @@ class GivenSession:
         prepared.headers["Content-Length"] = str(len(request.body.reveal()))
         return prepared
 
-    def _reset_in_new_process(self) -> None:
-        """Reopen the adapters in a process: their sockets may belong to its parent."""
-        if self._pid == os.getpid():
-            return
-        # Without a lock, which a child would find locked for ever. To close twice does no harm.
-        for adapter in self._session.adapters.values():
-            adapter.close()
-        self._pid = os.getpid()
+    def _keep_nothing(self) -> None:
+        """Have the session's adapter use other connections for each call, however a call ends.
+
+        What comes behind a response that requests takes for whole would be the response to another
+        caller. A connection that a parent process opened would serve both processes.
+        """
+        adapter = self._session.get_adapter(self._url)
+        is_new_process = self._pid != os.getpid()
+        if is_new_process:
+            # New locks, too. A copied lock may be held by a thread that does not exist here, and
+            # a lock of our own around this could be such a one.
+            self._no_pools = PoolManager(num_pools=0).pools
+            self._pid = os.getpid()
+        if isinstance(adapter, HTTPAdapter) and adapter.poolmanager.pools is not self._no_pools:
+            # Not closed: a thread that is about to use one of its pools would fail.
+            adapter.proxy_manager = _ProxyManagers(self._no_pools)
+            adapter.poolmanager.pools = self._no_pools
+        if is_new_process:
+            adapter.close()  # which may be a user's; to close twice does no harm
+
+
+class _ProxyManagers(dict[str, Any]):
+    """An adapter's managers of proxies, which it makes at the first call through each."""
+
+    def __init__(self, pools: Any) -> None:
+        super().__init__()
+        self._pools = pools
+
+    def __setitem__(self, proxy: str, manager: Any) -> None:
+        manager.pools = self._pools
+        super().__setitem__(proxy, manager)
 
 
 def _take_over(response: requests.Response, **_: Any) -> None:
     """Drop the address of a redirect, and let the connection end with its response.
 
-    requests would read the whole body of a redirect, however long. What comes after a response that
-    requests takes for whole, such as one behind an interim one, would be the response to the next
-    call.
+    requests would read the whole body of a redirect, however long. The connection would stay open
+    until Python frees it, although no other call uses it.
     """
     response.headers.pop("Location", None)
     connection: Any = getattr(response.raw, "connection", None)
@@ -150,6 +176,7 @@ def _failure(error: Exception, proxy: str) -> UpstreamFailedError:
     if type(error) is OSError and error.errno is None:  # how requests says it
         description = "the certificates that REQUESTS_CA_BUNDLE or the session names are not there"
     is_quotable = isinstance(root, OSError) and not isinstance(root, requests.RequestException)
+    is_quotable = is_quotable or isinstance(root, ResponseError)  # too many responses of a status
     quote = f": {root}" if is_quotable else ""
     return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
 

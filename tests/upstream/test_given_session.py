@@ -1,11 +1,14 @@
 """A `requests.Session` that is passed in: what hooks in there works, and nothing mixes."""
 
+import gc
 import json
 import os
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from misbehaving import (
     sending,
 )
 from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from bakrypt_proxy import (
     BakryptClient,
@@ -209,6 +213,100 @@ def test_an_interim_response_brings_nobody_anothers_token(
             except UpstreamFailedError:
                 got.append("nothing")
         assert got == ["nothing"] * 3
+
+
+def refuse_alice_with_more(
+    upstream: Upstream, connection: socket.socket, received: Received
+) -> None:
+    """Fail each of alice's requests, and send a token behind the response."""
+    if received.form["username"] != ["alice"]:
+        reply_to_each(upstream, connection, received)
+        return
+    stray = json.dumps(TOKEN_REPLY | {"access_token": "stray"}).encode()
+    room = 8192 - len(head(503, 8000))  # as much as http.client reads at once
+    connection.sendall(head(503, room) + b" " * room + head(200, len(stray)) + stray)
+
+
+class Insisting(Retry):
+    """Asks again after a 503, and lets somebody else call in between."""
+
+    between: Callable[[], object] = lambda: None
+
+    def sleep(self, response: object = None) -> None:
+        """Do not wait."""
+        type(self).between()
+
+
+class Reading(HTTPAdapter):
+    """Reads a response before the session's hooks see it."""
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send."""
+        response = super().send(*args, **kwargs)
+        assert response.content
+        return response
+
+
+ADAPTERS: dict[str, Callable[[], HTTPAdapter]] = {
+    "retries that end": lambda: HTTPAdapter(
+        max_retries=Insisting(2, status_forcelist=[503], allowed_methods=None)
+    ),
+    "retries that return the last response": lambda: HTTPAdapter(
+        max_retries=Insisting(
+            2, status_forcelist=[503], allowed_methods=None, raise_on_status=False
+        )
+    ),
+    "an adapter that reads": Reading,
+}
+
+
+@pytest.mark.parametrize("way", ["tcp", "tls", "proxy"])
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_no_adapter_keeps_a_connection(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    adapter: Callable[[], HTTPAdapter],
+    way: str,
+) -> None:
+    """However a call ends, and also while it waits before it asks again.
+
+    Only alice may get what came behind the responses to her.
+    """
+    upstream = request.getfixturevalue("tls_upstream" if way == "tls" else "upstream")
+    upstream.behave, environ = refuse_alice_with_more, upstream.environ
+    got: list[str] = []
+    with requests.Session() as session:
+        session.mount(upstream.url.partition("//")[0] + "//", adapter())
+        if way == "proxy":
+            session.proxies["http"] = upstream.url
+            environ["BAKRYPT_URL"] = "http://127.0.0.1:9"
+        client = BakryptClient(Settings.from_mapping(environ), session=session)
+
+        def call(name: str) -> None:
+            got.append(client.password(name, "p")["access_token"])
+
+        monkeypatch.setattr(Insisting, "between", lambda: call("bob"))
+        with suppress(UpstreamFailedError):
+            client.password("alice", "a")
+        call("carol")
+    assert set(got) <= {"token-of-bob", "token-of-carol"}
+    calls = [(received.form["username"][0], received.connection) for received in upstream.requests]
+    alices = {connection for name, connection in calls if name == "alice"}
+    others = [connection for name, connection in calls if name != "alice"]
+    assert len({*others}) == len(others) == len(got)
+    assert alices.isdisjoint(others)
+
+
+def test_retries_that_fail_are_called_so(upstream: Upstream) -> None:
+    """Bakrypt answered each time: no reply broke off."""
+    upstream.behave = replying(503, {"detail": "busy"})
+    with requests.Session() as session:
+        session.mount("http://", ADAPTERS["retries that end"]())
+        with pytest.raises(UpstreamFailedError) as caught:
+            client_of(upstream, session).exchange()
+    assert caught.value.description == "bakrypt failed, also when it was asked again"
+    assert "503" in str(caught.value)
+    assert len(upstream.requests) == 3
 
 
 BROKEN = {
@@ -434,3 +532,54 @@ def test_a_process_that_forks_during_the_first_call_can_call(upstream: Upstream)
             os.waitpid(child, 0)
             pytest.fail("the child still waits")
         assert status == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("used_by", ["client", "user"])
+def test_a_process_that_forks_while_the_pools_are_locked_can_call(
+    upstream: Upstream, used_by: str
+) -> None:
+    """The thread that holds the lock is not in the child, which must not wait for it."""
+    is_locked, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with adapter.poolmanager.pools.lock:
+            is_locked.set()
+            may_end.wait(10)
+
+    with requests.Session() as session:
+        adapter: Any = session.get_adapter(upstream.url)
+        client = client_of(upstream, session)
+        if used_by == "client":
+            client.exchange()
+        else:
+            session.post(upstream.url, timeout=5)
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert is_locked.wait(5)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(5)  # ends it if it hangs
+            os._exit("access_token" not in client.exchange())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        may_end.set()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child uses no thread
+def test_a_child_does_not_end_its_parents_connection(any_upstream: Upstream) -> None:
+    """It closes its own copy of the socket, without TLS's alert."""
+    with requests.Session() as session:
+        client = client_of(any_upstream, session)
+        session.post(any_upstream.url, timeout=5)
+        child = os.fork()
+        if child == 0:
+            try:
+                client.exchange()
+                gc.collect()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        session.post(any_upstream.url, timeout=5)
+    assert [received.connection for received in any_upstream.requests] == [1, 2, 1]
