@@ -82,7 +82,8 @@ class Connection:
     ) -> Response:
         """Send a request part by part, and return the final response to it.
 
-        A response that comes before all parts are sent ends the sending.
+        A response that comes before all parts are sent ends the sending. After a body, no other
+        request may follow.
 
         :param silence: seconds that sending one part may take, and the response after its start.
         :param first_byte: seconds from the last part to the first byte of the response.
@@ -91,18 +92,21 @@ class Connection:
         """
         self._begin(limit)
         reader = ResponseReader(limit, head_only=False)
-        is_sent = _send(self._sock, head, time.monotonic() + silence)
+        is_sent, has_body = _send(self._sock, head, time.monotonic() + silence), False
         for part in parts:
             if not is_sent or self._has_response(reader):
                 is_sent = False
                 break
+            has_body = has_body or bool(part)
             is_sent = self._send_part(reader, Masked(part), time.monotonic() + silence)
         deadline = time.monotonic() + (first_byte if is_sent else silence)
         while not reader.has_begun:
             self._receive_once(reader, deadline)
         self._receive(reader, time.monotonic() + silence)
         response = reader.response()
-        self.is_reusable = is_sent and reader.is_reusable
+        # A server that ignores a body takes it for the next request. A visitor wrote the body, and
+        # the next caller would get the response to it.
+        self.is_reusable = is_sent and not has_body and reader.is_reusable
         return response
 
     def _begin(self, limit: int) -> None:

@@ -29,14 +29,38 @@ def upload(parts: Iterator[bytes] | list[bytes], length: int) -> ApiRequest:
 
 
 def test_a_file_in_parts(any_upstream: Upstream) -> None:
-    """It arrives whole, and the connection serves the next one."""
+    """Each arrives whole, over a connection of its own."""
     any_upstream.behave = replying(201, {"uuid": "x"})
     own = relay(any_upstream)
     for _ in range(3):
         found = own.send(upload([PART] * 20, 20 * len(PART)), TOKEN)
         assert (found.status, found.content) == (201, {"uuid": "x"})
     assert [len(call.body) for call in any_upstream.requests] == [20 * len(PART)] * 3
-    assert {call.connection for call in any_upstream.requests} == {1}
+    assert [call.connection for call in any_upstream.requests] == [1, 2, 3]
+
+
+def test_a_body_is_nobodys_request(any_upstream: Upstream) -> None:
+    """A server that ignores bodies reads a visitor's as the next request on the connection."""
+
+    def ignore_bodies(upstream: Upstream, connection: Any, received: Received) -> None:
+        upstream.stopped.wait(0.1)  # until the body is sent, or the next request
+        replying(200, {"line": received.line})(upstream, connection, received)
+
+    any_upstream.reads_bodies = False
+    any_upstream.behave = ignore_bodies
+    own, body = relay(any_upstream), b"GET /smuggled HTTP/1.1\r\n\r\n"
+    own.send(upload([body], len(body)), TOKEN)
+    asked = own.send(ApiRequest("transactions", "GET", "/v1/transactions/x/", {}), TOKEN)
+    assert asked.content == {"line": "GET /v1/transactions/x/ HTTP/1.1"}
+
+
+def test_a_call_without_a_body_keeps_its_connection(any_upstream: Upstream) -> None:
+    """Nothing of it can be read as another request."""
+    any_upstream.behave = replying(200, {"uuid": "x"})
+    own = relay(any_upstream)
+    for _ in range(2):
+        own.send(ApiRequest("mint", "POST", "/v1/transactions/x/mint/", {}), TOKEN)
+    assert [call.connection for call in any_upstream.requests] == [1, 1]
 
 
 def test_a_slow_caller(any_upstream: Upstream) -> None:
