@@ -11,6 +11,8 @@ from .masking import Masked
 from .response_reader import Response
 from .transport import Request, Transport
 
+_PIECE = 64 * 1024  # bytes, each of which may take `timeout`; a part of `assets` may have a MiB
+
 
 class ApiRequest(NamedTuple):
     """A request to the API.
@@ -58,7 +60,7 @@ class Relay:
         call = UpstreamCall(api_request.name, self._settings.network, shared=True)
         url = self._settings.url + api_request.path
         with observed(call, method=api_request.method, url=url):
-            counted = api_request._replace(parts=_counted(api_request.parts, call))
+            counted = api_request._replace(parts=_in_pieces(api_request.parts, call))
             response = self._send(counted, token)
             call.status = response.status
             return read_api_response(response, api_request.said, token)
@@ -85,8 +87,9 @@ class Relay:
         )
 
 
-def _counted(parts: Iterable[bytes], call: UpstreamCall) -> Iterator[bytes]:
-    """Yield the parts of a body, and count the bytes of those that were sent."""
+def _in_pieces(parts: Iterable[bytes], call: UpstreamCall) -> Iterator[bytes]:
+    """Yield the parts of a body in pieces, and count the bytes of those that were sent."""
     for part in parts:
-        yield part
-        call.bytes_sent += len(part)
+        for start in range(0, len(part), _PIECE):
+            yield part[start : start + _PIECE]
+            call.bytes_sent += min(_PIECE, len(part) - start)

@@ -87,6 +87,32 @@ def test_a_caller_who_leaves(any_upstream: Upstream) -> None:
     assert all(len(call.body) < 4 * len(PART) for call in any_upstream.requests)
 
 
+def test_a_slow_reader(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout bounds each silence, and not the whole of a large part, as `assets` has it."""
+    connect, size = socket.create_connection, 16 * len(PART)
+
+    def connect_with_small_buffer(*arguments: Any) -> socket.socket:
+        sock = connect(*arguments)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(PART))
+        return sock
+
+    def read_slowly(upstream: Upstream, connection: socket.socket, received: Received) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, len(PART))
+        left = size - len(PART)  # some is in a buffer of the test's server
+        while left > 0 and (data := connection.recv(len(PART) // 2)):
+            left -= len(data)
+            upstream.stopped.wait(0.05)
+        replying(201, {"uuid": "x"})(upstream, connection, received)
+
+    monkeypatch.setattr(socket, "create_connection", connect_with_small_buffer)
+    upstream.reads_bodies, upstream.behave = False, read_slowly
+    settings = Settings(url=upstream.url, token="t", timeout=0.5)
+    request = ApiRequest("assets", "POST", "/v1/assets/", {}, [PART * 16], size)
+    started = time.monotonic()
+    assert Relay(Transport(upstream.url), settings).send(request, TOKEN).status == 201
+    assert time.monotonic() - started > settings.timeout
+
+
 def test_a_silent_upstream(any_upstream: Upstream) -> None:
     """The first byte after an upload has a time of its own."""
 
