@@ -63,6 +63,7 @@ class ResponseReader:
         self._body: Masked[list[bytes]] = Masked([])
         self._size = 0  # bytes of body
         self._fault = ""
+        self._interruption: BaseException | None = None
         self._ends_with_connection = False
         self._keeps_alive = True  # until a response, be it an interim one, says close
         self._reads = 0
@@ -104,8 +105,11 @@ class ResponseReader:
         """Return the response.
 
         :raises ProtocolError: if there is none that can be used.
+        :raises BaseException: what ended the call from outside, such as a signal.
         """
         del self._parser  # it refers to this object: without it, both are freed at once
+        if self._interruption is not None:
+            raise self._interruption from None
         body: Masked[bytes] | None = Masked(b"".join(self._body.reveal()))
         if body is not None and self._size <= self._limit and not self._fault:
             body = _decode(body, self._headers, self._limit)
@@ -172,10 +176,12 @@ class ResponseReader:
             self._parser.feed_data(part)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.is_reusable = False
-            if error.__context__ is not None and not isinstance(error.__context__, Exception):
-                # A signal or another thread ends this thread: the parser wraps that too.
-                raise error.__context__ from None
-            if not self.is_complete:
+            if not isinstance(error.__context__, HttpParserError | None):
+                # A signal or another thread ends the call: the parser wraps that too. It may be an
+                # Exception, as celery's SoftTimeLimitExceeded is.
+                self._interruption = error.__context__.with_traceback(None)
+                self._fault = "interrupted"
+            elif not self.is_complete:
                 self._fault = self._fault or str(error)
 
     def _end(self) -> None:
