@@ -4,6 +4,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -147,12 +148,21 @@ class ConnectionPool:
         return self._dialer.dial(deadline)
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection for a later call if it can take one, or close it."""
+        """Keep a connection for a later call if it can take one, or close it.
+
+        Connections that were not needed for long are closed, too. Bakrypt has probably closed its
+        end, and `acquire` never comes to them as long as newer ones are enough (RFC 9112 section
+        9.5).
+        """
         if connection.is_reusable and len(self._idle) < _MAX_IDLE:
             connection.keep()
             self._idle.append(connection)
         else:
             connection.close()
+        with suppress(IndexError, ValueError):  # another thread was faster
+            while (oldest := self._idle[0]).idle_seconds() >= _LONGEST_IDLE:
+                self._idle.remove(oldest)
+                oldest.close()
 
     def close(self) -> None:
         """Close the kept connections."""

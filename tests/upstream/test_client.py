@@ -254,6 +254,23 @@ def answer_new_connections(known: int) -> Behaviour:
     return behave
 
 
+def call_together(upstream: Upstream, client: BakryptClient) -> None:
+    """Make three calls, of which each needs a connection of its own."""
+    together = threading.Barrier(3)
+
+    def answer_together(*call: Any) -> None:
+        together.wait(5)
+        answer_new_connections(0)(*call)
+
+    upstream.behave = answer_together
+    threads = [threading.Thread(target=client.exchange) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    upstream.behave = replying(200, TOKEN_REPLY)
+
+
 @pytest.mark.parametrize("clock", ["monotonic", "time"])
 def test_a_connection_that_was_idle_for_long_is_not_used(
     any_upstream: Upstream, monkeypatch: pytest.MonkeyPatch, clock: str
@@ -263,23 +280,27 @@ def test_a_connection_that_was_idle_for_long_is_not_used(
     A machine that slept sees it on the wall clock only.
     """
     client = BakryptClient(Settings.from_mapping(any_upstream.environ))
-    together = threading.Barrier(3)
-
-    def answer_together(*call: Any) -> None:
-        together.wait(5)
-        answer_new_connections(0)(*call)
-
-    any_upstream.behave = answer_together
-    threads = [threading.Thread(target=client.exchange) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    call_together(any_upstream, client)
     any_upstream.behave = answer_new_connections(3)
     real = getattr(time, clock)
     monkeypatch.setattr(time, clock, lambda: real() + 61)
     assert [client.exchange()["access_token"] for _ in range(2)] == ["an-access-token"] * 2
     assert [received.connection for received in any_upstream.requests][3:] == [4, 4]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_connections_that_are_not_needed_are_closed(
+    any_upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After many calls at once, one connection is enough for those that come one by one."""
+    client = BakryptClient(Settings.from_mapping(any_upstream.environ))
+    call_together(any_upstream, client)
+    before, real = len([*Path("/proc/self/fd").iterdir()]), time.monotonic
+    for seconds in (50, 100):
+        monkeypatch.setattr(time, "monotonic", lambda: real() + seconds)  # noqa: B023
+        client.exchange()
+    assert len({received.connection for received in any_upstream.requests}) == 3
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before - 2
 
 
 def test_a_connection_that_was_idle_for_less_is_used(
