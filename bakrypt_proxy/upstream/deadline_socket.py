@@ -26,6 +26,10 @@ class BoundedSocket(Protocol):
     def received(self) -> int:
         """How many bytes came since `allow`."""
 
+    @property
+    def delivered(self) -> int:
+        """How many of them may be of use to what is above this socket."""
+
     def settimeout(self, timeout: float) -> None:
         """Set the time for all that follows, in seconds."""
 
@@ -63,6 +67,11 @@ class DeadlineSocket:
         self.received: int = 0
         self.close: Callable[[], None] = sock.close
         self.fileno: Callable[[], int] = sock.fileno
+
+    @property
+    def delivered(self) -> int:
+        """The same as `received`."""
+        return self.received
 
     def settimeout(self, timeout: float) -> None:
         """Set the time for all that follows, in seconds."""

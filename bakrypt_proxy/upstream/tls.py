@@ -27,6 +27,8 @@ class TlsSocket(SSLTransport):
         self, sock: BoundedSocket, context: ssl.SSLContext, name: str, deadline: float
     ) -> None:
         self._below = sock
+        self._decrypted = 0  # bytes, since `allow`
+        self._is_ended = False  # by the alert that says so
         sock.settimeout(time_left(deadline))
         sock.allow(_LONGEST_HANDSHAKE)
         # An end that TLS does not confirm may be an attacker's (RFC 9112 section 9.8).
@@ -35,24 +37,40 @@ class TlsSocket(SSLTransport):
     @property
     def received(self) -> int:
         """How many bytes came since `allow`, encrypted."""
-        return self._below.received
+        return self._below.delivered
+
+    @property
+    def delivered(self) -> int:
+        """How many bytes came for what is above, part of a record included.
+
+        If the other side ended TLS properly, its alert does not count, nor does anything else that
+        TLS sends for itself.
+        """
+        return self._decrypted if self._is_ended else self.received
 
     def allow(self, size: int) -> None:
         """Allow so many encrypted bytes to come from now on."""
         self._below.allow(size)
+        self._decrypted = 0
 
     def recv(self, size: int = SSL_BLOCKSIZE, flags: int = 0) -> bytes:
         """Read what is there, or wait for it."""
-        return cast("bytes", super().recv(size, flags))
+        data = cast("bytes", super().recv(size, flags))
+        self._decrypted += len(data)
+        self._is_ended = not data
+        return data
 
     def receive_now(self) -> bytes:
         """Read what is there, and return nothing if only tickets or part of a record are there."""
         while True:
             try:
-                return self.sslobj.read(SSL_BLOCKSIZE)
+                data = self.sslobj.read(SSL_BLOCKSIZE)
             except ssl.SSLWantReadError:
                 if not self.incoming.write(self._below.receive_now()):
                     return b""
+            else:
+                self._decrypted += len(data)
+                return data
 
     def is_quiet(self) -> bool:
         """Return whether nothing was received that is not read yet, be it part of a record."""

@@ -1,5 +1,6 @@
 """The whole way through a proxy of the environment: tunnel, TLS, own CA, and each failure."""
 
+import select
 import socket
 import time
 import traceback
@@ -11,7 +12,15 @@ import requests
 import trustme
 from conftest import create_app, tls_server
 from connect_proxy import ESTABLISHED, Answer, ConnectProxy
-from misbehaving import TOKEN_REPLY, Upstream, close_at_once, reply_to_each, replying, sending
+from misbehaving import (
+    TOKEN_REPLY,
+    Upstream,
+    close_at_once,
+    close_cleanly,
+    reply_to_each,
+    replying,
+    sending,
+)
 
 from bakrypt_proxy import BakryptClient, BakryptError, Settings, SettingsError, UpstreamFailedError
 
@@ -149,10 +158,26 @@ def test_a_proxys_yes_has_no_body(proxy: ConnectProxy, answer: bytes) -> None:
     assert len(proxy.heads) == 1
 
 
+def end_tunnel_with_alert(proxy: ConnectProxy, sock: socket.socket) -> None:
+    """Make a tunnel, and end TLS with the alert that says so when upstream ends."""
+    sock.sendall(ESTABLISHED)
+    with socket.create_connection(("127.0.0.1", proxy.port)) as upstream:
+        data = ESTABLISHED
+        while data:
+            ready, _, _ = select.select([sock, upstream], [], [])
+            source, target = (upstream, sock) if upstream in ready else (sock, upstream)
+            data = source.recv(65536)
+            target.sendall(data)
+    if not proxy.stopped.is_set():
+        close_cleanly(sock)
+
+
+@pytest.mark.parametrize("answer", [ESTABLISHED, end_tunnel_with_alert], ids=["FIN", "alert"])
 def test_a_stale_connection_through_a_tunnel_is_tried_once_more(
-    proxy: ConnectProxy, far_upstream: Upstream
+    proxy: ConnectProxy, far_upstream: Upstream, answer: bytes | Answer
 ) -> None:
-    """By a new tunnel."""
+    """By a new tunnel. An alert of the proxy's TLS is no byte of bakrypt's response."""
+    proxy.answer = answer
     client = world_client()
     client.password("alice", "p")
     ended: list[int] = []
