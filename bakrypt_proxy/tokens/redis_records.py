@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
 _SEAL_MARGIN = 1.0  # seconds that the seal of a lease outlives its key
-_LATEST = 2 * ROUND_TRIP  # seconds from sealing a lease to its taking; then its owner has given up
+_LATEST = 2 * ROUND_TRIP  # seconds from sealing a lease to its taking; its owner gives up sooner
 _NOT_SHARED_FOR = 2.0  # seconds for which nobody waits for a token that has no lifetime
 _LAST_BYTE = 512 * 1024 - 1  # of what is read; a token's response has at most 64 KiB
 _TIME_FOR_ANOTHER = 0.05  # seconds; a use that took longer is not followed by another one
@@ -47,6 +47,7 @@ class Found:
 
     `was_forced`: a caller had the token renewed just now. `is_unshared`: bakrypt's tokens have no
     lifetime. `is_leased`: a process asks bakrypt. `is_mine`: the lease was free, and was taken.
+    `is_late`: it was taken so late that others do not believe it.
     `asked_at`: by the monotonic clock, before the look. `server_time`: by Redis' clock.
     """
 
@@ -56,6 +57,7 @@ class Found:
     is_unshared: bool
     is_leased: bool
     is_mine: bool
+    is_late: bool
     asked_at: float
     server_time: float
 
@@ -115,7 +117,8 @@ class Records:
         token, error, owner, lease_ttl, ttl, (seconds, microseconds) = results
         now = seconds + microseconds / 1_000_000
         is_leased = lease_ttl != _NO_KEY
-        if is_leased and not _is_held(self._lease_seal.open(owner, now=now), lease_ttl):
+        is_held = is_leased and _is_held(self._lease_seal.open(owner, now=now), lease_ttl)
+        if is_leased and not (is_held or is_mine):
             raise UnusableError(f"no process of ours holds what is in {self._lease_key}")
         if lease is not None and not is_mine and not is_leased:
             raise UnusableError("it neither gives the lease nor has one")
@@ -124,6 +127,7 @@ class Records:
             *self._open_error(error, now),
             is_leased=is_leased,
             is_mine=is_mine,
+            is_late=is_mine and not is_held,
             asked_at=asked.monotonic,
             server_time=now,
         )
@@ -140,8 +144,11 @@ class Records:
         outcome: Outcome | BakryptError | None = None,
         *,
         is_forced: bool = False,
-    ) -> None:
-        """Store the outcome and release the lease, unless it ran out and is another's by now."""
+    ) -> bool:
+        """Store the outcome and release the lease, unless it ran out and is another's by now.
+
+        :return: whether there was anything to write.
+        """
         began = self._clocks.monotonic()
         with redis.pipeline(transaction=True) as pipe:
             try:
@@ -151,12 +158,12 @@ class Records:
                 self._write(pipe, lease.found, outcome, is_forced=is_forced)
                 if is_owner:
                     pipe.delete(self._lease_key)
-                pipe.execute()
+                return bool(pipe.execute())
             except WatchError:
                 if self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
-                    return  # The caller's last second has no room for two slow uses.
+                    return False  # The caller's last second has no room for two slow uses.
                 self._write(pipe, lease.found, outcome, is_forced=is_forced)
-                pipe.execute()
+                return bool(pipe.execute())
 
     def _write(
         self,

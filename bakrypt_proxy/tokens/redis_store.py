@@ -14,6 +14,8 @@ from functools import partial
 from secrets import token_hex
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import BakryptError
 from ..upstream.masking import Masked
@@ -125,9 +127,9 @@ class RedisTokenStore:
                 return Lease(lease, found)
             chosen = _choose(found, renewal, self._clocks.now())
             if found.is_mine and lease is not None:
-                if chosen is None and not found.is_unshared:
+                if chosen is None and not found.is_unshared and not found.is_late:
                     return Lease(lease, found)
-                # Its last owner left an outcome between the two looks.
+                # Its last owner left an outcome between the two looks, or this process stood still.
                 self._finish(redis, Lease(lease, found), last_try_at=give_up_at)
             if isinstance(chosen, BakryptError):
                 raise chosen
@@ -169,11 +171,11 @@ class RedisTokenStore:
         for _ in range(2):
             try:
                 with redis_errors(self._redis_url):
-                    self._records.finish(redis, lease, outcome, is_forced=is_forced)
+                    wrote = self._records.finish(redis, lease, outcome, is_forced=is_forced)
             except UnusableError as error:
                 self._outages.note_outage(error, wrote=True)
             else:
-                self._outages.note_return(wrote=True)
+                self._outages.note_return(wrote=wrote)
                 break
             # Others wait for the lease. After a failover the name leads to the new primary.
             if self._clocks.monotonic() > last_try_at:
@@ -183,22 +185,24 @@ class RedisTokenStore:
 class _Outages:
     """Warns once when Redis cannot be used, and says when it can again.
 
-    Where nothing can be written, a look that succeeds is no return.
+    It may be away, or refuse what is written. Then a look that succeeds is no return.
     """
 
-    _is_away = False
-    _wrote = False  # when it was last found to be away
+    def __init__(self) -> None:
+        self._kinds: set[str] = set()
 
     def note_outage(self, error: UnusableError, *, wrote: bool) -> None:
-        if not self._is_away:
+        is_away = isinstance(error.__cause__, OSError | RedisConnectionError | RedisTimeoutError)
+        kind = "refuses" if wrote and not is_away else "is away"
+        if kind not in self._kinds:
             _logger.warning("Redis cannot be used, this process gets its own token: %s", error)
-        self._is_away, self._wrote = True, wrote
+        self._kinds.add(kind)
 
     def note_return(self, *, wrote: bool) -> None:
-        if not self._is_away or (self._wrote and not wrote):
-            return
-        _logger.info("Redis is back, the token is shared again")
-        self._is_away = False
+        ended = self._kinds & ({"is away", "refuses"} if wrote else {"is away"})
+        self._kinds -= ended
+        if ended and not self._kinds:
+            _logger.info("Redis is back, the token is shared again")
 
 
 def _choose(found: Found, renewal: Renewal, now: Moment) -> CachedToken | BakryptError | None:

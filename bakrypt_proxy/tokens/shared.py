@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 SHORTEST_FETCH = 0.3  # seconds; with less time left, nobody asks bakrypt
 _ROUNDING = 0.01  # seconds by which a timeout may be early
+_ENOUGH = 0.8  # of the timeout: a call that had less, and ended by it, says nothing about bakrypt
 _GRACE = 0.95  # seconds that a caller waits beyond the timeout, whatever happens
 _LONGEST_COOLDOWN = 10.0  # seconds
 _LONGEST_COOLDOWN_WITHOUT_TOKEN = 2.0  # seconds; callers get the error meanwhile
@@ -199,27 +200,23 @@ class SharedToken:
         :param at_once: renew it even if a report caused a renewal just now.
         :raises BakryptError: the error that the renewal met, unless the old token still lives.
         """
-        try:
-            found, left = self._find(rejected, at_once=at_once)
-        except BaseException:
-            del rejected  # a crash reporter collects the local variables of each frame
-            raise
+        reported = Masked(rejected)
+        del rejected  # a crash reporter collects the local variables of each frame
+        found, left = self._find(reported, at_once=at_once)
         return found.reply(left) if isinstance(found, CachedToken) else found
 
     def get_json(self, rejected: str | None = None) -> str:
         """Return the same as JSON, which is written once for all callers of the same second."""
-        try:
-            found, left = self._find(rejected)
-        except BaseException:
-            del rejected  # as in `get`
-            raise
+        reported = Masked(rejected)
+        del rejected  # as in `get`
+        found, left = self._find(reported)
         return found.to_json(left) if isinstance(found, CachedToken) else json.dumps(found)
 
-    def _find(self, rejected: str | None, *, at_once: bool = False) -> tuple[Outcome, float]:
+    def _find(self, rejected: Rejected, *, at_once: bool = False) -> tuple[Outcome, float]:
         """Return the token and the seconds that it has left. Most callers come no further."""
         held = self._held
         if held is not None and (
-            held.access_token != rejected or self._reports.must_wait(at_once=at_once)
+            _is_other(held, rejected) or self._reports.must_wait(at_once=at_once)
         ):
             left = held.left(self._clock(), self._wall_clock())
             if left > held.mandatory:
@@ -228,31 +225,36 @@ class SharedToken:
                 if shared_token_served.receivers:  # asked here, too: this is the hot path
                     notify(shared_token_served, network=self._network)
                 return held, left
-        wanted = Renewal(held, Masked(rejected), self._flight.deadline(), at_once)
-        del rejected
+        wanted = Renewal(held, rejected, self._flight.deadline(), at_once)
         found = self._get_renewed(wanted)
         return found, found.left(*self._clocks.now()) if isinstance(found, CachedToken) else 0
 
     def _get_renewed(self, wanted: Renewal) -> Outcome:
         """Return what the running renewal brings, or lead one."""
-        rejected, deadline = wanted.rejected, wanted.deadline
         with self._flight.lock:
-            found = self._flight.wait(wanted)
-            if found is None:
-                found = self._look_again(wanted)
-            renewal = replace(wanted, held=self._held)
-            # The call of somebody who has waited would be cut short, and so would the next one's.
-            has_waited = deadline - self._clock() < self._timeout
-            if found is None and has_waited and self._flight.have_led(renewal, self._carry_out):
-                found = self._flight.wait(renewal) or self._backoff.error() or _too_late()
-            if found is None:
-                self._flight.lead(renewal)
-        if found is None:
-            found = self._carry_out(renewal)
+            found = self._wait_or_lead(wanted)
+        if isinstance(found, Renewal):
+            found = self._carry_out(found)
         elif isinstance(found, dict):  # another caller's, and not to be shared
-            found = None  # a crash reporter collects it, if the fetch fails
-            found = self._renewer.fetch_own(deadline)
-        return _answer(found, self._held, rejected, self._clocks.now())
+            del found  # a crash reporter collects it, if the fetch fails
+            found = self._renewer.fetch_own(wanted.deadline)
+        return _answer(found, self._held, wanted.rejected, self._clocks.now())
+
+    def _wait_or_lead(self, wanted: Renewal) -> Outcome | BakryptError | Renewal:
+        """Return what serves the caller, or the renewal that it leads from now on.
+
+        The call of somebody who has waited would be cut short, and so would the next one's: then a
+        thread leads, once for each caller.
+        """
+        may_have_led = True
+        while (found := self._flight.wait(wanted) or self._look_again(wanted)) is None:
+            renewal = replace(wanted, held=self._held)
+            may_have_led &= wanted.deadline - self._clock() < self._timeout
+            if not (may_have_led and self._flight.have_led(renewal, self._carry_out)):
+                self._flight.lead(renewal)
+                return renewal
+            may_have_led = False
+        return found
 
     def _look_again(self, wanted: Renewal) -> Outcome | BakryptError | None:
         """Return the current token or the remembered error; None if a renewal is needed."""
@@ -361,7 +363,7 @@ class _Renewer:
             token = self._fetch(min(seconds, self._timeout))
         except BakryptError as error:
             used = self._clocks.monotonic() - asked.monotonic
-            if seconds < self._timeout and used >= seconds - _ROUNDING:
+            if seconds < self._timeout * _ENOUGH and used >= seconds - _ROUNDING:
                 # It was cut short, because its caller had waited: this says little about bakrypt.
                 raise TooLateError(error.description, detail=error.detail) from None
             self._with_cooldown(error, renewal)

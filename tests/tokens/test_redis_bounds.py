@@ -274,7 +274,7 @@ def test_a_lease_that_runs_out_while_a_slow_redis_stores_the_token() -> None:
     token = cache_token(
         {"access_token": "a", "expires_in": 60, "token_type": "", "scope": ""}, clocks.now()
     )
-    found = Found(None, False, None, False, False, True, time.monotonic(), time.time())
+    found = Found(None, False, None, False, False, True, False, time.monotonic(), time.time())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}"

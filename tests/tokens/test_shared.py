@@ -841,6 +841,31 @@ def test_a_leader_whose_time_is_over_fails_alone() -> None:
     settle()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_leads_for_others_dies() -> None:
+    """Who had it lead, leads: there is time left."""
+    numbered = Bakrypt()
+
+    def die_twice(seconds: float) -> AccessToken:
+        reply = numbered(seconds)
+        if numbered.calls < 3:
+            time.sleep(1.2 if numbered.calls == 1 else 0)
+            raise SystemExit
+        return reply
+
+    def lead() -> None:
+        with suppress(SystemExit):
+            token.get()
+
+    token = SharedToken(die_twice, timeout=1)
+    leader = threading.Thread(target=lead)
+    leader.start()
+    wait_until(lambda: numbered.calls == 1)
+    assert token.get()["access_token"] == "token-3"
+    leader.join()
+    settle()
+
+
 def test_a_leader_whose_time_is_over_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has waited leads, then."""
 

@@ -101,6 +101,91 @@ def test_the_answer_to_a_lease_is_lost(caplog: pytest.LogCaptureFixture) -> None
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
+class PausedRedis(SimulatedRedis):
+    """The process stands still before its second look, so that it takes its lease late."""
+
+    during_lease: Callable[[], None] | None = None
+
+    def write(self, key: str, value: object, end: float) -> None:
+        """Write a value."""
+        happen, self.during_lease = self.during_lease, None
+        if key.endswith(":lease") and happen is not None:
+            happen()
+            end += 0.7
+        super().write(key, value, end)
+
+
+def test_a_process_that_stood_still_before_it_took_the_lease(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The others would not believe it: it takes another one, and all share its token."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = PausedRedis(now)
+    first, second = Machine(redis, bakrypt), Machine(redis, bakrypt)
+
+    def stand_still() -> None:
+        now.now += 0.7
+
+    redis.during_lease = stand_still
+    assert first.token() == second.token() == "token-1"
+    assert not caplog.records
+
+
+class LostWrites(SimulatedRedis):
+    """Loses what is written, while it is told to."""
+
+    loses = False
+    wait: Callable[[float], None] = staticmethod(lambda _: None)
+
+    def check(self, *, writes: bool) -> None:
+        """Fail if nothing can be written."""
+        super().check(writes=writes)
+        if writes and self.loses:
+            self.wait(0.3)
+            raise TimeoutError("timed out")
+
+
+def test_a_bakrypt_that_hangs_while_redis_takes_no_lease(caplog: pytest.LogCaptureFixture) -> None:
+    """It has nearly its whole time: its failure is remembered, as any other."""
+    now = Clock()
+    redis = LostWrites(now)
+    calls: list[float] = []
+
+    def hang(seconds: float) -> AccessToken:
+        calls.append(seconds)
+        machine.pass_time(seconds)
+        raise UpstreamFailedError("bakrypt did not answer in time")
+
+    machine = Machine(redis, hang)
+    redis.loses, redis.wait = True, machine.pass_time
+    for _ in range(3):
+        with pytest.raises(UpstreamFailedError):
+            machine.token()
+    assert len(calls) == 1
+    assert "Redis is back" not in caplog.text
+
+
+def test_an_outage_that_follows_a_lost_write(caplog: pytest.LogCaptureFixture) -> None:
+    """A process that only reads meanwhile says that Redis is back, and warns of the next outage."""
+    now, bakrypt = Clock(), Bakrypt()
+    redis = LostWrites(now)
+    first, second = Machine(redis, bakrypt), Machine(redis, bakrypt)
+    with caplog.at_level("INFO"):
+        redis.loses = True
+        assert first.token() == "token-1"
+        redis.loses = False
+        for machine in (first, second):
+            machine.pass_time(LIFE)
+        now.now += LIFE
+        assert second.token() == first.token() == "token-2"
+        redis.fault = "away"
+        first.pass_time(LIFE)
+        now.now += LIFE
+        assert first.token() == "token-3"
+    levels = [record.levelname for record in caplog.records if "Redis" in record.getMessage()]
+    assert levels == ["WARNING", "INFO", "WARNING"]
+
+
 def test_a_token_that_ends_while_redis_takes_it() -> None:
     """It is dead, and not served. The next caller has a new one."""
     now, bakrypt = Clock(), Bakrypt()
