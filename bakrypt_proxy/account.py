@@ -28,7 +28,7 @@ class Account:
         self._given_client = client
         self.client: BakryptClient = BakryptClient(settings) if client is None else client
         self._worked: Masked[str] = Masked("")  # the last token that bakrypt took
-        self._refused: Masked[str] = Masked("")  # the last one that it refused on its first use
+        self._refused: Masked[str] = Masked("")  # the one that it refused when it was new
         own = self.client.settings
         store = _create_store(own, settings.redis_url)
         self._redis_probes: list[Probe] = [] if store is None else [store.problem]
@@ -46,11 +46,9 @@ class Account:
         least 5 s after the last one.
         """
         worked = self._worked.reveal() == refused.reveal()
-        if not worked:
-            self.note_refused(refused)
         token = self.shared_token.get(refused.reveal(), at_once=worked)
-        if token["access_token"] == refused.reveal():
-            self._worked = Masked("")  # it does not work any more, and bakrypt has no other
+        if token["access_token"] == refused.reveal():  # bakrypt has no other, or not yet
+            self.note_refused(refused)
         return Masked(token["access_token"])
 
     def note_accepted(self, token: Masked[str]) -> None:
@@ -59,11 +57,13 @@ class Account:
             self._worked = token
 
     def note_refused(self, token: Masked[str]) -> None:
-        """Note that bakrypt refused a new token: from now on it counts as one that never worked.
+        """Note that bakrypt refused a new token: it counts as one that never worked.
 
-        It may refuse each token in one call only. That one would cause a renewal each time.
+        It may refuse each token in one call only, and that one would cause a renewal each time.
         """
         self._refused = token
+        if self._worked.reveal() == token.reveal():
+            self._worked = Masked("")  # in another call, at the same time
 
     @property
     def has_token(self) -> bool:

@@ -1,5 +1,6 @@
 """What a response of bakrypt's API means: JSON to hand on, or which error."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ def read_api_response(response: Response, said: Said | None, token: Masked[str])
 
 def _read(response: Response, said: Said | None, token: Masked[str]) -> ApiResponse | BakryptError:
     body, status = _json(response), response.status
-    if token.reveal().encode() in response.body.reveal():
+    if _repeats(response, body, token):
         return UpstreamFailedError("bakrypt's response repeated a secret")
     if status == 401:
         return CredentialsRefusedError(
@@ -74,6 +75,16 @@ def _read(response: Response, said: Said | None, token: Masked[str]) -> ApiRespo
             retry_after=retry_after_of(response),
         )
     return _failure(response)
+
+
+def _repeats(response: Response, body: Any, token: Masked[str]) -> bool:
+    """Return whether a response holds the token, also where JSON escapes a letter of it."""
+    if token.reveal().encode() in response.body.reveal():
+        return True
+    try:
+        return b"\\" in response.body.reveal() and token.reveal() in json.dumps(body)
+    except RecursionError:
+        return True  # nobody knows
 
 
 def _failure(response: Response) -> UpstreamFailedError:

@@ -111,22 +111,12 @@ class Access:
         """
         if not _is_own_page(request, self._allowed_origins):
             return
-        for host in {*_hosts(request), host_name(self.own_host(request))}:
+        for host in _hosts(request):
             if not _is_address(host) and host not in {"localhost", *self._trusted_hosts}:
                 raise AccessDeniedError(
                     "pages under this host name may not call: list it in BAKRYPT_TRUSTED_HOSTS",
                     detail=f"Host {host!r}",
                 )
-
-    def own_host(self, request: Request) -> str:
-        """Return this server's host as the browser knows it, with its port.
-
-        Behind a proxy that does not pass `Host` on, only our own page's Origin says it.
-        """
-        origin: str | None = request.environ.get("HTTP_ORIGIN")
-        if origin is None or origin in self._allowed_origins:
-            return request.host
-        return origin.partition("://")[2]
 
     @property
     def finding(self) -> Finding:
@@ -163,12 +153,19 @@ def _is_own_page(request: Request, listed: frozenset[str]) -> bool:
 
 
 def _hosts(request: Request) -> set[str]:
-    """Return the host names of a request, without ports: its own, and the one before `ProxyFix`.
+    """Return the host names of a request, without ports: its own, its page's, that for `ProxyFix`.
 
-    If a proxy does not set X-Forwarded-Host, the page can choose it.
+    If a proxy does not set X-Forwarded-Host, the page can choose it. If it does not pass Host on,
+    only the page says where it is.
     """
     original = request.environ.get("werkzeug.proxy_fix.orig", {}).get("HTTP_HOST", request.host)
-    return {host_name(request.host), host_name(original)}
+    return {host_name(host) for host in (request.host, original, page_host(request))}
+
+
+def page_host(request: Request) -> str:
+    """Return the host of the calling page, with its port; ours if the browser does not say it."""
+    origin: str | None = request.environ.get("HTTP_ORIGIN")
+    return request.host if origin is None else origin.partition("://")[2]
 
 
 def host_name(host: str) -> str:

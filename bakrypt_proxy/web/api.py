@@ -178,7 +178,7 @@ def _let_in(current: Request) -> tuple[Registration, Api]:
     registration = registration_of(current)
     api = registration.api
     registration.access.check_origin(current)
-    api.receipts.check_cookies(current, registration.access.own_host(current))
+    api.receipts.check_cookies(current)
     registration.access.check_caller(current)
     if current.query_string:
         raise InvalidRequestError("no call takes a query")
@@ -205,7 +205,7 @@ def _send_file(current: Request, registration: Registration, api: Api, call: Cal
 
 def _create_assets(current: Request, registration: Registration, api: Api, call: Call) -> Response:
     body = read_assets(current)
-    visitor = api.receipts.name()
+    names = api.receipts.names()
     headers = _headers(current, "Accept-Language") | {"Content-Type": "application/json"}
 
     def said() -> list[str]:
@@ -214,7 +214,7 @@ def _create_assets(current: Request, registration: Registration, api: Api, call:
     api_request = ApiRequest(call.name, call.method, call.path, headers, (body,), len(body), said)
     found = _send(registration, api, api_request)
     response = json_response(found.text, found.status)
-    api.receipts.add(current, response, made_transactions(found.content), visitor)
+    api.receipts.add(current, response, made_transactions(found.content), names)
     return response
 
 

@@ -5,24 +5,25 @@ the body, then answers with a 502 of its own in place of our response.
 """
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import BoundedSemaphore
+from typing import IO, TYPE_CHECKING, cast
 
 from flask import Request, Response
-from werkzeug.exceptions import (
-    BadRequest,
-    ClientDisconnected,
-    HTTPException,
-    RequestEntityTooLarge,
-)
+from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_GUNICORN = "gunicorn.socket"  # in the WSGI environ
 _MOST_DIGITS = 18  # of a length
 _LONGEST_REST = 2.0  # seconds; a proxy that buffers requests needs some milliseconds
-_PART = 64 * 1024  # bytes
-# Of a process. No WSGI app can end a body that stalls: it keeps its thread until the caller leaves.
-_PLACES = BoundedSemaphore(16)
+_PART = 8 * 1024  # bytes, small: a slow caller's part is waited for
+# Of a process. On most servers a body that stalls keeps its thread until the caller leaves.
+_PLACES = BoundedSemaphore(8)
 
 
 def declared_length(request: Request) -> int | None:
@@ -62,19 +63,43 @@ def read_rest_after(response: Response, request: Request) -> None:
     """Have the rest of a request's body read and thrown away once its response is sent."""
     environ = request.environ
     has_body = environ.get("CONTENT_LENGTH") not in {None, "", "0"}
-    if (has_body or "HTTP_TRANSFER_ENCODING" in environ) and "HTTP_EXPECT" not in environ:
+    # Who asks before sending a body sends none now, except where gunicorn has said yes already.
+    is_sent = "HTTP_EXPECT" not in environ or _GUNICORN in environ
+    if is_sent and (has_body or "HTTP_TRANSFER_ENCODING" in environ):
         response.call_on_close(partial(_read_rest, request))
 
 
 def _read_rest(request: Request) -> None:
     if not _PLACES.acquire(blocking=False):
         return
-    end = time.monotonic() + _LONGEST_REST
     try:
-        with suppress(OSError, HTTPException):  # the caller has left
-            # Not `request.stream`, which raises for a body above the limit.
-            stream = vars(request).get("stream") or get_input_stream(request.environ)
+        # Whatever a server raises: the caller has left or sends nonsense, and has its response.
+        with suppress(Exception), _bounded(request.environ):
+            stream, end = _input_of(request), time.monotonic() + _LONGEST_REST
             while stream.read(_PART) and time.monotonic() < end:
                 pass
     finally:
         _PLACES.release()
+
+
+def _input_of(request: Request) -> IO[bytes]:
+    """Return what is left of a body. `request.stream` would raise above the limit of its size."""
+    environ = request.environ
+    if environ.get("wsgi.input_terminated"):
+        return cast("IO[bytes]", environ["wsgi.input"])
+    return vars(request).get("stream") or get_input_stream(environ)
+
+
+@contextmanager
+def _bounded(environ: "WSGIEnvironment") -> Iterator[None]:
+    """Bound each read where the server gives its socket, as gunicorn does."""
+    sock = environ.get(_GUNICORN)
+    if sock is None:
+        yield
+        return
+    timeout = sock.gettimeout()
+    sock.settimeout(_LONGEST_REST)
+    try:
+        yield
+    finally:
+        sock.settimeout(timeout)

@@ -22,9 +22,10 @@ from werkzeug.http import parse_cookie
 from .._parsers import is_loopback
 from ..errors import AccessDeniedError, InvalidRequestError, SettingsError
 from ..settings import Settings
-from .access import host_name
+from .access import host_name, page_host
 
 Visitor = Callable[[], str | None]
+Names = dict["Receipts", str]
 
 MAX_AGE = 30 * 86400  # seconds
 _MAX_RECEIPTS = 20  # of one browser, each about 130 bytes of its Cookie header
@@ -65,15 +66,15 @@ class Receipts:
         # What is refused raises, and is not remembered.
         self._verified = lru_cache(maxsize=_REMEMBERED)(self._verify)
 
-    def check_cookies(self, request: Request, host: str) -> None:
+    def check_cookies(self, request: Request) -> None:
         """Refuse a request whose receipt could not be kept or would be sent in the clear.
 
-        :param host: the server's own, as the browser knows it.
         :raises AccessDeniedError: over http on any host but loopback, or if the browser says that
             the page, or one around it, is of another site.
         :raises InvalidRequestError: if the server could not read the cookies.
         """
-        is_local = _is_on_loopback(request.host) and _is_on_loopback(host)
+        # Behind a proxy that does not pass Host on, only the page says where it is.
+        is_local = _is_on_loopback(request.host) and _is_on_loopback(page_host(request))
         if not request.is_secure and not is_local:
             raise AccessDeniedError(
                 "this needs https: if a proxy of yours ends TLS, let it pass Host and "
@@ -87,7 +88,7 @@ class Receipts:
         is_lost = environ.get("HTTP_COOKIE") == "" and environ.get("SERVER_SOFTWARE") == "Granian"
         if is_lost:  # granian makes that of a Cookie header that is not ASCII
             raise InvalidRequestError(
-                "this server cannot read the browser's cookies: one of them is not ASCII"
+                "this server could not read the browser's cookies: is one of them not ASCII?"
             )
 
     def owns(self, request: Request, transaction: UUID) -> bool:
@@ -110,17 +111,25 @@ class Receipts:
             return "".join(found or "")  # no proxy of a string: it would end in the signature
         raise TypeError(f"visitor must return a string or None, not {type(found).__name__}")
 
+    def names(self) -> Names:
+        """Return the visitor's name for each blueprint of the app.
+
+        :raises TypeError: as `name`.
+        """
+        return {receipts: receipts.name() for receipts in self._family}
+
     def add(
-        self, request: Request, response: Response, transactions: list[UUID], visitor: str
+        self, request: Request, response: Response, transactions: list[UUID], names: Names
     ) -> None:
         """Set the receipts of new transactions, and remove the oldest ones above the limit.
 
         Those of the browser's other visitors have a limit of their own: a server refuses all
         requests of a browser whose cookies are too long.
 
-        :param visitor: the visitor's name, asked before the call: the app's function could fail
-            now, and the transactions would be lost.
+        :param names: what `names` returned before the call: the app's function could fail now, and
+            the transactions would be lost.
         """
+        visitor = names[self]
         for transaction in transactions:
             name = _cookie_name(request, transaction)
             value = self._signer(name, visitor).sign("").decode()
@@ -131,8 +140,8 @@ class Receipts:
             if receipt.transaction not in transactions
         ]
         own = {*old, *transactions}
-        for other in self._family:
-            own |= {receipt.transaction for receipt in other.all(request, visitor)}
+        for receipts, name in names.items():
+            own |= {receipt.transaction for receipt in receipts.all(request, name)}
         foreign = [found for found in _transactions(request) if found not in own]
         surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[_MAX_RECEIPTS:]
         for transaction in surplus:
@@ -227,7 +236,8 @@ def _prefix(request: Request) -> str:
 
 @lru_cache(maxsize=_REMEMBERED_HOSTS)
 def _is_on_loopback(host: str) -> bool:
-    return is_loopback(host_name(host))
+    name = host_name(host)
+    return is_loopback(name) or name.endswith(".localhost")  # to browsers (RFC 6761 section 6.3)
 
 
 def _set_cookie(request: Request, response: Response, name: str, value: str, max_age: int) -> None:

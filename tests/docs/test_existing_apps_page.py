@@ -327,7 +327,9 @@ class TestFlaskCors:
         ):
             response = client.open(path, method=method, headers={"Origin": FOREIGN})
             assert (response.status_code, response.headers.get(allowed)) == (403, None)
-            response = client.open(path, method=method, headers={"Origin": LISTED})
+            response = client.open(
+                path, method=method, headers={"Origin": LISTED}, base_url="https://localhost"
+            )
             assert response.status_code < 300
             assert response.headers[allowed] == LISTED
         assert allowed not in client.get("/auth/bakrypt.js", headers={"Origin": FOREIGN}).headers

@@ -20,6 +20,7 @@ from bakrypt_proxy import (
     create_api_blueprint,
 )
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.upstream.masking import Masked
 
 TRANSACTION = "3f8a2b6e-9c1d-4e5f-8a7b-0123456789ab"
 JSON = {"Content-Type": "application/json"}
@@ -265,10 +266,12 @@ def test_the_token_never_comes_down(api: Api, client: FlaskClient, status: int) 
     """Whatever bakrypt says of it."""
     make(client)
     answer = {"detail": "The token token-1 of token-2 has no access.", "token": "token-1, token-2"}
-    api.answer = replying(status, answer)
-    response = client.get(f"/bakrypt/v1/transactions/{TRANSACTION}/")
-    assert_error(response, 500, "server_error")
-    assert "token-" not in response.text
+    text = json.dumps(answer)
+    for written in (text, text.replace("token-", "\\u0074oken-")):
+        api.answer = replying(status, written.encode())
+        response = client.get(f"/bakrypt/v1/transactions/{TRANSACTION}/")
+        assert_error(response, 500, "server_error")
+        assert "oken-" not in response.text
 
 
 @pytest.mark.parametrize("status", [407, 408, 421, 425, 426])
@@ -513,16 +516,24 @@ def test_plain_http_on_another_host(client: FlaskClient, method: str, path: str)
     assert_error(response, 403, "access_denied", "BAKRYPT_TRUSTED_PROXIES")
 
 
+@pytest.mark.parametrize("site", ["same-origin", "same-site"])
 @pytest.mark.parametrize("page", ["https://shop.example.com", "http://shop.example.com:8080"])
-def test_a_proxy_that_does_not_pass_the_host_on(api: Api, client: FlaskClient, page: str) -> None:
+def test_a_proxy_that_does_not_pass_the_host_on(api: Api, page: str, site: str) -> None:
     """The receipt would have no `Secure`, or travel in the clear: the page knows where it is."""
-    headers = {"Origin": page, "Sec-Fetch-Site": "same-origin"}
+    config = {
+        **api.upstream.environ,
+        "BAKRYPT_ALLOWED_ORIGINS": page if site == "same-site" else "",
+    }
+    client = create_app(config).test_client()
+    headers = {"Origin": page, "Sec-Fetch-Site": site}
     response = client.post("/bakrypt/v1/assets/", json=[{"name": "A"}], headers=headers)
     assert_error(response, 403, "access_denied", "Host")
     assert not api.calls
 
 
-@pytest.mark.parametrize("page", ["http://localhost:5173", "http://127.0.0.1:8080"])
+@pytest.mark.parametrize(
+    "page", ["http://localhost:5173", "http://127.0.0.1:8080", "http://app.localhost:5000"]
+)
 def test_a_development_server_that_changes_the_host(client: FlaskClient, page: str) -> None:
     """Vite's does, and its page is on loopback."""
     headers = {"Origin": page, "Sec-Fetch-Site": "same-origin"}
@@ -750,6 +761,22 @@ def test_a_call_that_refuses_each_token(api: Api, client: FlaskClient) -> None:
         api.answer = replying(200, {"status": "waiting"})
         assert client.get(transaction).status_code == 200
         api.answer = refusing(then=replying(200, {}))
+        assert_error(client.post(f"{transaction}mint/"), 500, "server_error")
+    assert api.tokens == 2
+
+
+def test_a_call_that_refuses_each_token_while_others_work(api: Api, client: FlaskClient) -> None:
+    """Another call takes the new token before the refused one is sent with it."""
+    make(client)
+    transaction = f"/bakrypt/v1/transactions/{TRANSACTION}/"
+    (account,) = client.application.extensions["bakrypt_proxy"].accounts
+
+    def behave(upstream: Upstream, connection: Any, received: Received) -> None:
+        account.note_accepted(Masked(received.headers["authorization"].removeprefix("Bearer ")))
+        replying(401, {"detail": "no"})(upstream, connection, received)
+
+    api.answer = behave
+    for _ in range(5):
         assert_error(client.post(f"{transaction}mint/"), 500, "server_error")
     assert api.tokens == 2
 

@@ -25,19 +25,19 @@ class Browser:
         self.url = HTTPS
         self.visitor = visitor
         self.headers: list[str] = []
-        self._family: list[Receipts] = []
+        self.family: list[Receipts] = []
         self.use(settings)
 
     def use(self, settings: Settings) -> None:
         """Talk to a server with other settings from now on."""
-        self._receipts = Receipts(settings, lambda: self.visitor, self._family)
+        self._receipts = Receipts(settings, lambda: self.visitor, self.family)
 
     def make(self, *transactions: UUID) -> None:
         """Get the receipts of new transactions."""
-        with self._request():
+        with self.request():
             response = Response()
-            name = self._receipts.name()
-            self._receipts.add(request, response, list(transactions), name)
+            names = self._receipts.names()
+            self._receipts.add(request, response, list(transactions), names)
         self.headers = response.headers.getlist("Set-Cookie")
         for header in self.headers:
             name, _, value = header.partition(";")[0].partition("=")
@@ -48,15 +48,16 @@ class Browser:
 
     def owns(self, transaction: UUID) -> bool:
         """Whether the server lets this browser reach a transaction."""
-        with self._request():
+        with self.request():
             return self._receipts.owns(request, transaction)
 
     def list(self) -> list[UUID]:
         """The transactions that the server lists."""
-        with self._request():
+        with self.request():
             return self._receipts.transactions(request)
 
-    def _request(self) -> Any:
+    def request(self) -> Any:
+        """A request with its cookies."""
         sent = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         headers = {"Cookie": sent} if sent else {}
         return Flask("host").test_request_context("/", base_url=self.url, headers=headers)
@@ -269,6 +270,27 @@ def test_two_networks_in_one_app() -> None:
     browser.make(uuid4())
     browser.use(mainnet)
     assert set(browser.list()) == set(made["alice"])
+
+
+def test_two_blueprints_with_other_functions_for_the_visitor() -> None:
+    """Each is asked for the receipts of its own."""
+    browser = Browser()
+    browser.use(Settings(url="https://testnet.bakrypt.io", token="t2"))
+    browser.visitor = "7"
+    made = [uuid4() for _ in range(20)]
+    browser.make(*made)
+    anonymous = Receipts(SETTINGS, None, browser.family)
+    with browser.request():
+        anonymous.add(request, Response(), [uuid4()], anonymous.names())
+    browser.visitor = "8"
+    browser.make(*[uuid4() for _ in range(15)])
+    browser.visitor = "7"
+    with browser.request():
+        response = Response()
+        anonymous.add(request, response, [uuid4()], anonymous.names())
+    removed = [header for header in response.headers.getlist("Set-Cookie") if "Max-Age=0" in header]
+    assert not removed
+    assert set(browser.list()) == set(made)
 
 
 def test_a_receipt_with_letters_that_base64_ignores() -> None:

@@ -222,6 +222,33 @@ def test_a_cookie_beyond_ascii_on_our_server(bakrypt: Bakrypt) -> None:
     assert "cookies" in answer
 
 
+@pytest.mark.parametrize("sent", [b"", b"x"])
+def test_a_stalled_refusal_on_gunicorn(bakrypt: Bakrypt, sent: bytes) -> None:
+    """Its only thread is free again after two seconds: gunicorn gives us its socket."""
+    arguments = ("--workers", "1", "--threads", "1", "--pythonpath", "tests")
+    with (
+        gunicorn(bakrypt.upstream.environ, *arguments, app="api_app:create_app()") as url,
+        begin_upload(url, 10**9) as connection,
+    ):
+        connection.sendall(sent)
+        assert read_answer(connection).startswith("HTTP/1.1 413 ")
+        assert requests.get(f"{url}/healthz", timeout=6).status_code == 200
+
+
+def test_a_chunked_body_above_the_limit_is_read_on(url: str, bakrypt: Bakrypt) -> None:
+    """A proxy that is still sending it reads the answer."""
+    with socket_to(url) as connection:
+        head = (
+            "POST /bakrypt/v1/assets/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        )
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
+        chunk = b"10000\r\n" + b"x" * 2**16 + b"\r\n"
+        for _ in range(80):
+            connection.sendall(chunk)  # fails if the server has reset the connection
+        connection.sendall(b"0\r\n\r\n")
+        assert read_answer(connection).startswith(("HTTP/1.1 413 ", "HTTP/1.1 400 "))
+
+
 def test_stalled_refusals_take_no_thread_of_others(bakrypt: Bakrypt) -> None:
     """Some are read on for a while, so that a proxy reads the answer; forty more are not."""
     with serve_by_granian(bakrypt.upstream.environ) as url, ExitStack() as stack:
