@@ -120,7 +120,8 @@ def find_environment_proxy(url: str) -> tuple[str, Masked[str]] | None:
     proxies = Masked(get_environ_proxies(url))
     if not select_proxy(url, proxies.reveal()):
         return None
-    setting = "HTTPS_PROXY" if "https" in proxies.reveal() else "ALL_PROXY"
+    scheme = urlsplit(url).scheme
+    setting = f"{scheme.upper()}_PROXY" if scheme in proxies.reveal() else "ALL_PROXY"
     return f"the proxy that {setting} names", Masked(select_proxy(url, proxies.reveal()) or "")
 
 

@@ -2,15 +2,21 @@
 
 import os
 import ssl
-from collections.abc import Iterator
+import sys
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidProxyURL, InvalidSchema
 from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
 from urllib3 import PoolManager
-from urllib3.exceptions import HTTPError, NewConnectionError, ResponseError, SSLError
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    NewConnectionError,
+    ResponseError,
+    SSLError,
+)
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from ..errors import UpstreamFailedError
@@ -24,6 +30,7 @@ _CHUNK = 16 * 1024  # bytes
 _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((requests.exceptions.RetryError,), "bakrypt failed, also when it was asked again"),
     ((requests.exceptions.ProxyError,), "{proxy} did not connect to bakrypt"),
+    ((InvalidSchema, InvalidProxyURL, LocationParseError), "{proxy} cannot be used"),
     ((ssl.SSLError, SSLError), "no secure connection to {peer}"),
     # Before timeouts: urllib3 counts it as one.
     ((NewConnectionError,), "bakrypt could not be reached"),
@@ -53,11 +60,12 @@ class GivenSession:
         :raises UpstreamFailedError: if no response comes that can be read.
         """
         failure: UpstreamFailedError | None = None
+        handled = sys.exception()  # by the caller, perhaps: it is no cause of ours
         try:
-            self._keep_nothing()
+            self._keep_nothing(self._url + request.path)
             return self._send(request, timeout, limit)
         except (OSError, HTTPError, ValueError) as error:
-            failure = _failure(error, self._proxy_name())
+            failure = _failure(_causes(error, handled), self._proxy_name())
         finally:
             self._session.cookies.clear()
         # Not `from error`: the frames of requests and urllib3 hold the request.
@@ -104,25 +112,26 @@ class GivenSession:
         prepared.headers["Content-Length"] = str(len(request.body.reveal()))
         return prepared
 
-    def _keep_nothing(self) -> None:
+    def _keep_nothing(self, url: str) -> None:
         """Have the session's adapter use other connections for each call, however a call ends.
 
         What comes behind a response that requests takes for whole would be the response to another
         caller. A connection that a parent process opened would serve both processes.
         """
-        adapter = self._session.get_adapter(self._url)
+        adapter: Any = self._session.get_adapter(url)
         is_new_process = self._pid != os.getpid()
         if is_new_process:
             # New locks, too. A copied lock may be held by a thread that does not exist here, and
             # a lock of our own around this could be such a one.
             self._no_pools = PoolManager(num_pools=0).pools
             self._pid = os.getpid()
-        if isinstance(adapter, HTTPAdapter) and adapter.poolmanager.pools is not self._no_pools:
+        manager = getattr(adapter, "poolmanager", None)
+        if isinstance(manager, PoolManager) and manager.pools is not self._no_pools:
             # Not closed: a thread that is about to use one of its pools would fail.
             adapter.proxy_manager = _ProxyManagers(self._no_pools)
-            adapter.poolmanager.pools = self._no_pools
+            manager.pools = self._no_pools
         if is_new_process:
-            adapter.close()  # which may be a user's; to close twice does no harm
+            adapter.close()  # it may keep connections in a way of its own
 
 
 class _ProxyManagers(dict[str, Any]):
@@ -161,14 +170,14 @@ def _read(response: requests.Response, limit: int) -> Masked[bytes]:
     return Masked(bytes(body.reveal()))
 
 
-def _failure(error: Exception, proxy: str) -> UpstreamFailedError:
+def _failure(causes: list[BaseException], proxy: str) -> UpstreamFailedError:
     """Name the kind of failure. Errors of requests are not quoted: they may hold a header."""
-    causes = list(_causes(error))
+    error = causes[0]
     description = next(
         (text for kinds, text in _FAILURES if any(isinstance(cause, kinds) for cause in causes)),
         "{reply} broke off or could not be read",
     ).format(
-        proxy=proxy,
+        proxy=proxy or "the session",
         peer=f"bakrypt or {proxy}" if proxy else "bakrypt",
         reply=f"the reply of bakrypt or of {proxy}" if proxy else "bakrypt's reply",
     )
@@ -181,7 +190,10 @@ def _failure(error: Exception, proxy: str) -> UpstreamFailedError:
     return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
+def _causes(error: BaseException | None, handled: BaseException | None) -> list[BaseException]:
+    """Return an error and its causes, without one that was handled before it was raised."""
+    causes: list[BaseException] = []
+    while error is not None and error is not handled:
+        causes.append(error)
         error = error.__cause__ or error.__context__
+    return causes

@@ -4,6 +4,7 @@ httptools, the parser of Node.js, reads every response. What it accepts and RFC 
 refused here.
 """
 
+import sys
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -172,14 +173,16 @@ class ResponseReader:
         self.is_reusable = self._keeps_alive
 
     def _parse(self, part: bytes) -> None:
+        handled = sys.exception()  # by the caller, perhaps
         try:
             self._parser.feed_data(part)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.is_reusable = False
-            if not isinstance(error.__context__, HttpParserError | None):
+            cause = error.__context__
+            if cause is not handled and not isinstance(cause, HttpParserError | None):
                 # A signal or another thread ends the call: the parser wraps that too. It may be an
                 # Exception, as celery's SoftTimeLimitExceeded is.
-                self._interruption = error.__context__.with_traceback(None)
+                self._interruption = cause.with_traceback(None)
                 self._fault = "interrupted"
             elif not self.is_complete:
                 self._fault = self._fault or str(error)

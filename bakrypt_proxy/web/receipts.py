@@ -22,6 +22,7 @@ from werkzeug.http import parse_cookie
 from .._parsers import is_loopback
 from ..errors import AccessDeniedError, InvalidRequestError, SettingsError
 from ..settings import Settings
+from ..upstream.masking import Masked
 from .access import host_name, page_host
 
 Visitor = Callable[[], str | None]
@@ -60,7 +61,7 @@ class Receipts:
         family.append(self)
         self._family = family
         self._network = settings.url
-        self._keys = _keys(settings)
+        self._keys = Masked(_keys(settings))
         self._visitor = visitor
         # A page that polls sends the same receipt again and again: an eighth of a call's time.
         # What is refused raises, and is not remembered.
@@ -185,7 +186,7 @@ class Receipts:
         # JSON, so that no two lists of names give the same salt.
         salt = json.dumps([self._network, name, visitor])
         return TimestampSigner(
-            self._keys, salt, key_derivation="hmac", digest_method=hashlib.sha256
+            self._keys.reveal(), salt, key_derivation="hmac", digest_method=hashlib.sha256
         )
 
 

@@ -244,7 +244,7 @@ def read_by_urllib3(url: str) -> Read:
                 timeout=5,
                 decode_content=False,
             )
-        except (urllib3.exceptions.HTTPError, ValueError, OverflowError):
+        except (urllib3.exceptions.HTTPError, ValueError, OverflowError, MemoryError):
             return None
         return response.status, response.data
 

@@ -20,6 +20,7 @@ from misbehaving import (
     Received,
     Upstream,
     close_cleanly,
+    head,
     reply_to_each,
     sending,
 )
@@ -607,3 +608,37 @@ def test_what_came_before_the_request_is_no_response(ask: Callable[[Connection],
         assert not connection.is_reusable
         connection.close()
         assert theirs.recv(1000) == b""
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_a_broken_response_while_the_caller_handles_an_error(
+    upstream: Upstream, reply: bytes
+) -> None:
+    """The caller's error is not raised in place of ours."""
+    upstream.behave = sending(reply)
+    with BakryptClient(Settings.from_mapping(upstream.environ)) as client:
+        try:
+            raise KeyError("of the caller")  # noqa: TRY301 - a caller's code
+        except KeyError:
+            with pytest.raises(UpstreamFailedError, match="could not be read"):
+                client.exchange()
+
+
+def test_more_than_a_response_while_the_caller_handles_an_error(upstream: Upstream) -> None:
+    """The call has its token, and the next one a connection of its own."""
+    body = json.dumps(TOKEN_REPLY).encode()
+    upstream.behave = sending(2 * (head(200, len(body)) + body))
+    with BakryptClient(Settings.from_mapping(upstream.environ)) as client:
+        try:
+            raise KeyError("of the caller")  # noqa: TRY301 - a caller's code
+        except KeyError:
+            for _ in range(2):
+                assert client.exchange()["access_token"] == TOKEN_REPLY["access_token"]
+    assert [received.connection for received in upstream.requests] == [1, 2]

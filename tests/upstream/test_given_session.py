@@ -260,6 +260,7 @@ ADAPTERS: dict[str, Callable[[], HTTPAdapter]] = {
 }
 
 
+@pytest.mark.parametrize("mounted_at", ["", "/", "/auth/"])
 @pytest.mark.parametrize("way", ["tcp", "tls", "proxy"])
 @pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 def test_no_adapter_keeps_a_connection(
@@ -267,6 +268,7 @@ def test_no_adapter_keeps_a_connection(
     monkeypatch: pytest.MonkeyPatch,
     adapter: Callable[[], HTTPAdapter],
     way: str,
+    mounted_at: str,
 ) -> None:
     """However a call ends, and also while it waits before it asks again.
 
@@ -276,10 +278,10 @@ def test_no_adapter_keeps_a_connection(
     upstream.behave, environ = refuse_alice_with_more, upstream.environ
     got: list[str] = []
     with requests.Session() as session:
-        session.mount(upstream.url.partition("//")[0] + "//", adapter())
         if way == "proxy":
             session.proxies["http"] = upstream.url
             environ["BAKRYPT_URL"] = "http://127.0.0.1:9"
+        session.mount(environ["BAKRYPT_URL"] + mounted_at, adapter())
         client = BakryptClient(Settings.from_mapping(environ), session=session)
 
         def call(name: str) -> None:
@@ -295,6 +297,42 @@ def test_no_adapter_keeps_a_connection(
     others = [connection for name, connection in calls if name != "alice"]
     assert len({*others}) == len(others) == len(got)
     assert alices.isdisjoint(others)
+
+
+def test_an_error_that_the_caller_handles_is_no_cause(upstream: Upstream) -> None:
+    """It is not named and not quoted: it may hold a secret."""
+    upstream.behave = close_half_way
+    with requests.Session() as session:
+        client = client_of(upstream, session)
+        try:
+            raise TimeoutError("redis://:planted@127.0.0.1")  # noqa: TRY301 - a caller's code
+        except TimeoutError:
+            with pytest.raises(UpstreamFailedError, match="broke off") as caught:
+                client.exchange()
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "proxy", "text"),
+    [
+        ("HTTP_PROXY", "http://127.0.0.1:9", "the proxy that HTTP_PROXY names did not connect"),
+        ("ALL_PROXY", "http://127.0.0.1:9", "the proxy that ALL_PROXY names did not connect"),
+        ("HTTP_PROXY", "socks5://127.0.0.1:9", "the proxy that HTTP_PROXY names cannot be used"),
+        ("HTTP_PROXY", "http://[", "the proxy that HTTP_PROXY names cannot be used"),
+    ],
+)
+def test_the_setting_of_the_proxy_is_named(
+    monkeypatch: pytest.MonkeyPatch, upstream: Upstream, variable: str, proxy: str, text: str
+) -> None:
+    """Also where another one names a proxy for https."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:8")
+    monkeypatch.setenv(variable, proxy)
+    with (
+        requests.Session() as session,
+        pytest.raises(UpstreamFailedError, match=text),
+    ):
+        client_of(upstream, session).exchange()
 
 
 def test_retries_that_fail_are_called_so(upstream: Upstream) -> None:
