@@ -1,6 +1,5 @@
 """What a response of bakrypt's API means: JSON to hand on, or which error."""
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ _SENTENCES = {
     415: "bakrypt does not take this type of file",
     429: "too many requests, try again later",
 }
+_ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])|\\/")  # of ASCII
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_DETAIL = 200  # characters
 _SHORTEST_QUOTE = 3  # characters of the caller's that a sentence must not repeat
@@ -59,12 +59,12 @@ def read_api_response(response: Response, said: Said | None, token: Masked[str])
 
 def _read(response: Response, said: Said | None, token: Masked[str]) -> ApiResponse | BakryptError:
     body, status = _json(response), response.status
-    if _repeats(response, body, token):
-        return UpstreamFailedError("bakrypt's response repeated a secret")
     if status == 401:
         return CredentialsRefusedError(
             "bakrypt refused this server's token", detail="status 401: look at BAKRYPT_TOKEN"
         )
+    if _repeats(response, token):
+        return UpstreamFailedError("bakrypt's response repeated a secret")
     if 200 <= status < 300 and body is not None:
         return ApiResponse(status, response.body.reveal().decode(), body)
     if is_refusal(status) and (body is not None or status in _KEPT_WITHOUT_JSON):
@@ -77,14 +77,14 @@ def _read(response: Response, said: Said | None, token: Masked[str]) -> ApiRespo
     return _failure(response)
 
 
-def _repeats(response: Response, body: Any, token: Masked[str]) -> bool:
-    """Return whether a response holds the token, also where JSON escapes a letter of it."""
-    if token.reveal().encode() in response.body.reveal():
-        return True
-    try:
-        return b"\\" in response.body.reveal() and token.reveal() in json.dumps(body)
-    except RecursionError:
-        return True  # nobody knows
+def _repeats(response: Response, token: Masked[str]) -> bool:
+    """Return whether a response holds the token, also where JSON escapes letters of it."""
+    plain = _ESCAPE.sub(_unescape, response.body.reveal())
+    return token.reveal().encode() in plain
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    return b"/" if escape[1] is None else bytes([int(escape[1], 16)])
 
 
 def _failure(response: Response) -> UpstreamFailedError:
@@ -132,7 +132,11 @@ def _describe(status: int, body: Any, said: Said | None) -> str:
 def _is_harmless(detail: str, said: Said) -> bool:
     if not 0 < len(detail) <= _MAX_DETAIL or not detail.isprintable() or set(detail) & set("<>&"):
         return False
-    sentence, quotes = _plain(detail), map(_plain, said())
+    sentence = _plain(detail)
+    try:
+        quotes = [_plain(text) for text in said()]
+    except RecursionError:
+        return False  # nobody knows
     return not any(len(text) >= _SHORTEST_QUOTE and text in sentence for text in quotes)
 
 

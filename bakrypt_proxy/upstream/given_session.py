@@ -64,7 +64,7 @@ class GivenSession:
         try:
             self._keep_nothing(self._url + request.path)
             return self._send(request, timeout, limit)
-        except (OSError, HTTPError, ValueError) as error:
+        except (OSError, HTTPError, ValueError, OverflowError, MemoryError) as error:
             failure = _failure(_causes(error, handled), self._proxy_name())
         finally:
             self._session.cookies.clear()
@@ -108,7 +108,10 @@ class GivenSession:
             name: value for name, value in self._session.headers.items() if value is not None
         }
         prepared.headers = CaseInsensitiveDict(own)
-        prepared.headers.update({"Accept": "application/json", **request.headers.reveal()})
+        # Where an adapter hides its pools, bakrypt closes the connection.
+        prepared.headers.update(
+            {"Accept": "application/json", "Connection": "close", **request.headers.reveal()}
+        )
         prepared.headers["Content-Length"] = str(len(request.body.reveal()))
         return prepared
 
@@ -193,7 +196,9 @@ def _failure(causes: list[BaseException], proxy: str) -> UpstreamFailedError:
 def _causes(error: BaseException | None, handled: BaseException | None) -> list[BaseException]:
     """Return an error and its causes, without one that was handled before it was raised."""
     causes: list[BaseException] = []
-    while error is not None and error is not handled:
+    while error is not None and not any(error is known for known in causes):  # not in a ring
         causes.append(error)
         error = error.__cause__ or error.__context__
+        if error is handled:
+            break
     return causes

@@ -63,8 +63,10 @@ def _parse(raw: bytes) -> Any:
 def _write(body: Any) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):  # half a surrogate pair
+    except ValueError:  # half a surrogate pair
         raise InvalidRequestError("the body is not valid Unicode text") from None
+    except RecursionError:
+        raise InvalidRequestError("the body is nested too deeply") from None
 
 
 def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def read_rest_after(response: Response, request: Request) -> None:
     """Have the rest of a request's body read and thrown away once its response is sent."""
     environ = request.environ
     has_body = environ.get("CONTENT_LENGTH") not in {None, "", "0"}
+    if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+        return  # Each request of HTTP/2 has a stream of its own, which ends without the others.
     # Who asks before sending a body sends none now, except where gunicorn has said yes already.
     is_sent = "HTTP_EXPECT" not in environ or _GUNICORN in environ
     if is_sent and (has_body or "HTTP_TRANSFER_ENCODING" in environ):

@@ -26,7 +26,7 @@ from ..upstream.masking import Masked
 from .access import host_name, page_host
 
 Visitor = Callable[[], str | None]
-Names = dict["Receipts", str]
+Names = dict["Receipts", str | None]
 
 MAX_AGE = 30 * 86400  # seconds
 _MAX_RECEIPTS = 20  # of one browser, each about 130 bytes of its Cookie header
@@ -58,7 +58,6 @@ class Receipts:
     ) -> None:
         if visitor is not None and (not callable(visitor) or iscoroutinefunction(visitor)):
             raise TypeError("visitor must be a function that returns a string, and no async one")
-        family.append(self)
         self._family = family
         self._network = settings.url
         self._keys = Masked(_keys(settings))
@@ -66,6 +65,7 @@ class Receipts:
         # A page that polls sends the same receipt again and again: an eighth of a call's time.
         # What is refused raises, and is not remembered.
         self._verified = lru_cache(maxsize=_REMEMBERED)(self._verify)
+        family.append(self)
 
     def check_cookies(self, request: Request) -> None:
         """Refuse a request whose receipt could not be kept or would be sent in the clear.
@@ -100,7 +100,7 @@ class Receipts:
 
     def transactions(self, request: Request) -> list[UUID]:
         """Return the transactions whose receipts a request carries, newest first."""
-        return [receipt.transaction for receipt in self.all(request, self.name())]
+        return self.owned(request, self.name())
 
     def name(self) -> str:
         """Return the name of the signed-in visitor, or an empty string.
@@ -115,9 +115,12 @@ class Receipts:
     def names(self) -> Names:
         """Return the visitor's name for each blueprint of the app.
 
+        Another blueprint's function may need what only its own requests have: then it is None.
+
         :raises TypeError: as `name`.
         """
-        return {receipts: receipts.name() for receipts in self._family}
+        others = [other for other in self._family if other is not self]
+        return {self: self.name(), **{other: _name_or_none(other) for other in others}}
 
     def add(
         self, request: Request, response: Response, transactions: list[UUID], names: Names
@@ -130,26 +133,23 @@ class Receipts:
         :param names: what `names` returned before the call: the app's function could fail now, and
             the transactions would be lost.
         """
-        visitor = names[self]
+        visitor = names[self] or ""
         for transaction in transactions:
             name = _cookie_name(request, transaction)
             value = self._signer(name, visitor).sign("").decode()
             _set_cookie(request, response, name, value, MAX_AGE)
-        old = [
-            receipt.transaction
-            for receipt in self.all(request, visitor)
-            if receipt.transaction not in transactions
-        ]
+        old = [found for found in self.owned(request, visitor) if found not in transactions]
         own = {*old, *transactions}
-        for receipts, name in names.items():
-            own |= {receipt.transaction for receipt in receipts.all(request, name)}
+        for receipts, asked in names.items():
+            known = _transactions(request) if asked is None else receipts.owned(request, asked)
+            own.update(known)
         foreign = [found for found in _transactions(request) if found not in own]
         surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[_MAX_RECEIPTS:]
         for transaction in surplus:
             _set_cookie(request, response, _cookie_name(request, transaction), "", 0)
 
-    def all(self, request: Request, visitor: str) -> list[_Receipt]:
-        """Return the valid receipts that a request carries, newest first."""
+    def owned(self, request: Request, visitor: str) -> list[UUID]:
+        """Return the transactions of a visitor, by the receipts of a request, newest first."""
         found = []
         for name, value in _cookies(request).items():
             transaction = _transaction(name, _prefix(request))
@@ -158,7 +158,8 @@ class Receipts:
                 found.append(_Receipt(transaction, signed_at))
         # Browsers send the oldest first (RFC 6265 section 5.4): that orders those of one second.
         found.reverse()
-        return sorted(found, key=lambda receipt: receipt.signed_at, reverse=True)
+        found.sort(key=lambda receipt: receipt.signed_at, reverse=True)
+        return [receipt.transaction for receipt in found]
 
     def _signed_at(self, name: str, value: str, visitor: str) -> float | None:
         """Return when a receipt was signed for this visitor, or before they signed in."""
@@ -188,6 +189,13 @@ class Receipts:
         return TimestampSigner(
             self._keys.reveal(), salt, key_derivation="hmac", digest_method=hashlib.sha256
         )
+
+
+def _name_or_none(receipts: Receipts) -> str | None:
+    try:
+        return receipts.name()
+    except Exception:  # noqa: BLE001 - whatever the host's function raises
+        return None
 
 
 def _keys(settings: Settings) -> list[bytes]:

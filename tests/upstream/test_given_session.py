@@ -29,7 +29,7 @@ from misbehaving import (
     replying,
     sending,
 )
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.util import Retry
 
 from bakrypt_proxy import (
@@ -310,6 +310,78 @@ def test_an_error_that_the_caller_handles_is_no_cause(upstream: Upstream) -> Non
             with pytest.raises(UpstreamFailedError, match="broke off") as caught:
                 client.exchange()
     assert "planted" not in str(caught.value)
+
+
+def test_the_very_error_that_the_caller_handles(upstream: Upstream) -> None:
+    """As with `responses`, or a circuit breaker that raises the same one each time."""
+    down = requests.ConnectionError("planted")
+
+    class Down(HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+            raise down
+
+    with requests.Session() as session:
+        session.mount("http://", Down())
+        client = client_of(upstream, session)
+        try:
+            session.post(upstream.url, timeout=5)
+        except requests.ConnectionError:
+            with pytest.raises(UpstreamFailedError) as caught:
+                client.exchange()
+    assert "planted" not in str(caught.value)
+
+
+def test_causes_that_form_a_ring(upstream: Upstream) -> None:
+    """As an adapter makes them that tries a second address and raises the first error."""
+    first, second = requests.ConnectionError("first"), requests.ConnectionError("second")
+    first.__cause__, second.__context__ = second, first
+
+    class Failing(HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+            raise first
+
+    with requests.Session() as session:
+        session.mount("http://", Failing())
+        with pytest.raises(UpstreamFailedError):
+            client_of(upstream, session).exchange()
+
+
+@pytest.mark.parametrize("size", ["-ffffffffffffffffffffff", "f" * 15])
+def test_a_size_that_no_memory_holds(upstream: Upstream, size: str) -> None:
+    """http.client raises for it what it raises for nothing else."""
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    upstream.behave = sending(start + size.encode() + b"\r\nx\r\n0\r\n\r\n")
+    with requests.Session() as session, pytest.raises(UpstreamFailedError):
+        client_of(upstream, session).exchange()
+
+
+class Wrapping(BaseAdapter):
+    """An adapter that is made of another one, and reads each response."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = HTTPAdapter()
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send."""
+        response = self.inner.send(*args, **kwargs)
+        assert response.content
+        return response
+
+    def close(self) -> None:
+        """Close."""
+        self.inner.close()
+
+
+def test_an_adapter_that_is_made_of_another(upstream: Upstream) -> None:
+    """Its pools cannot be seen: bakrypt is asked to close each connection."""
+    upstream.behave = reply_to_each
+    with requests.Session() as session:
+        session.mount("http://", Wrapping())
+        client = client_of(upstream, session)
+        for name in ("alice", "bob"):
+            assert client.password(name, "p")["access_token"] == f"token-of-{name}"
+    assert [received.headers["connection"] for received in upstream.requests] == ["close"] * 2
 
 
 @pytest.mark.parametrize(

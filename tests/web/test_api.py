@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from conftest import create_app as create_auth_app
-from flask import Flask, request
+from flask import Flask, g, request
 from flask.testing import FlaskClient
 from misbehaving import TOKEN_REPLY, Behaviour, Received, Upstream, replying
 from werkzeug.local import LocalProxy
@@ -272,6 +272,82 @@ def test_the_token_never_comes_down(api: Api, client: FlaskClient, status: int) 
         response = client.get(f"/bakrypt/v1/transactions/{TRANSACTION}/")
         assert_error(response, 500, "server_error")
         assert "oken-" not in response.text
+
+
+def test_a_token_in_a_member_that_is_given_twice(api: Api, client: FlaskClient) -> None:
+    """Its first value comes down, too: bakrypt's text is handed on as it is."""
+    make(client)
+    api.answer = replying(200, b'{"a": "\\u0074oken-1", "a": 1}')
+    assert_error(client.get(f"/bakrypt/v1/transactions/{TRANSACTION}/"), 500, "server_error")
+
+
+def test_a_refusal_that_quotes_the_token(api: Api, client: FlaskClient) -> None:
+    """Its text is not handed on, and the token is renewed as after any other 401."""
+    make(client)
+
+    def behave(upstream: Upstream, connection: Any, received: Received) -> None:
+        token = received.headers["authorization"]
+        answer = replying(200, {}) if token.endswith("-2") else replying(401, {"detail": token})
+        answer(upstream, connection, received)
+
+    api.answer = behave
+    assert client.get(f"/bakrypt/v1/transactions/{TRANSACTION}/").status_code == 200
+    assert api.tokens == 2
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 3))
+def test_a_deep_body(api: Api, client: FlaskClient, depth: int) -> None:
+    """It goes up, or is refused; bakrypt's refusal of it comes down."""
+    api.answer = replying(400, {"detail": "Not like that."})
+    body = f'{{"a": {"[" * depth}{"]" * depth}}}'
+    response = client.post("/bakrypt/v1/assets/", data=body, headers=JSON)
+    assert_error(response, 400, "invalid_request")
+
+
+class Unread(BytesIO):
+    """A body that knows how often it was read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read."""
+        self.reads += 1
+        return super().read(size)
+
+
+@pytest.mark.parametrize(("protocol", "is_read"), [("HTTP/1.1", True), ("HTTP/2", False)])
+def test_the_rest_of_a_body(client: FlaskClient, protocol: str, is_read: bool) -> None:
+    """It is read after the response, but for HTTP/2, where no other request would suffer."""
+    body = Unread(b"x" * 100)
+    environ = {"SERVER_PROTOCOL": protocol, "wsgi.input_terminated": True, "wsgi.input": body}
+    environ["CONTENT_LENGTH"] = "100"
+    response = client.post("/bakrypt/v1/nothing/", environ_overrides=environ)
+    response.close()
+    assert response.status_code == 404
+    assert bool(body.reads) is is_read
+
+
+@pytest.mark.parametrize("other", [lambda: 7, lambda: g.staff])
+def test_another_blueprints_visitor_that_fails_here(api: Api, other: Any) -> None:
+    """It is asked for the sake of its receipts only, which are left alone then."""
+    app = create_app(api.upstream.environ)
+    blueprint = create_api_blueprint(name="staff", authorize=lambda: True, visitor=other)
+    app.register_blueprint(blueprint, url_prefix="/staff")
+    client = app.test_client()
+    make(client)
+    assert client.get("/bakrypt/receipts/").get_json() == {"transactions": [TRANSACTION]}
+
+
+def test_a_registration_that_failed(api: Api) -> None:
+    """An app may go on without its second network."""
+    app = Flask("host")
+    app.config.from_mapping(api.upstream.environ)
+    settings = Settings(url="https://bakrypt.io", client_id="c", client_secret="s")
+    second = create_api_blueprint(name="second", settings=settings)
+    with pytest.raises(SettingsError):
+        app.register_blueprint(second, url_prefix="/second")
+    app.register_blueprint(create_api_blueprint(authorize=lambda: True))
+    make(app.test_client())
 
 
 @pytest.mark.parametrize("status", [407, 408, 421, 425, 426])
