@@ -17,6 +17,9 @@ from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+# No public name leads to the parser in Python. hiredis, which redis-py takes where it is installed,
+# makes room for as many answers as Redis announces, and no deadline ends that.
+from redis._parsers import _RESP2Parser
 from redis.backoff import NoBackoff
 from redis.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
@@ -30,7 +33,6 @@ from ..upstream.masking import Masked
 KEY_PREFIX = "bakrypt_proxy:{shared}"
 ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
-_LOOKS = 3  # at one connection: tickets of TLS may come between our look and hiredis' one
 
 
 class UnusableError(Exception):
@@ -48,6 +50,7 @@ def redis_options(redis_url: str) -> dict[str, Any]:
         "socket_connect_timeout": ROUND_TRIP,
         "retry": Retry(NoBackoff(), 0),  # the second try would have no time
         "protocol": 2,  # RESP3 needs more round trips to connect
+        "parser_class": _RESP2Parser,
         "max_connections": 1000,  # above the threads of any server; they do not wait for each other
         "last_error": _LastError(),
     }
@@ -106,11 +109,6 @@ class _DeadlineSocket:
         self._limit()
         return self._sock.recv(*arguments)
 
-    def recv_into(self, *arguments: Any) -> int:
-        """Read what there is; hiredis calls this one."""
-        self._limit()
-        return self._sock.recv_into(*arguments)
-
     def sendall(self, data: bytes) -> None:
         """Send all."""
         self._limit()
@@ -133,10 +131,6 @@ class _TLSSocket(SSLTransport):
     def shutdown(self, how: int) -> None:
         """End the connection."""
         self.socket.shutdown(how)
-
-    def pending(self) -> int:
-        """Return how many bytes were received and not read yet; hiredis asks before it waits."""
-        return self.incoming.pending + self.sslobj.pending()
 
 
 class _LastError:
@@ -213,30 +207,6 @@ class _TLSConnection(_TCPConnection):
     def __init__(self, *, ca_bundle: str | None, **options: Any) -> None:
         super().__init__(**options)
         self._ca_bundle = ca_bundle
-
-    def can_read(self, timeout: float = 0) -> bool:
-        """Return whether Redis has said something that nobody asked for, or has closed.
-
-        A pool asks before each use. What TLS sends for itself does not count: hiredis would take
-        the session tickets after a handshake for an answer, and the pool would give up.
-        """
-        for _ in range(_LOOKS):
-            if self._has_received(timeout):
-                return True
-            if not super().can_read(timeout):  # of what was received before
-                return False
-        return True
-
-    def _has_received(self, timeout: float) -> bool:
-        sock: Any = self._sock
-        sock.settimeout(timeout)
-        try:
-            sock.recv(1)  # it is lost, but so is a connection with something in it
-        except (BlockingIOError, TimeoutError):
-            return False
-        finally:
-            sock.settimeout(ROUND_TRIP)
-        return True
 
     def _connect(self) -> Any:
         sock = super()._connect()

@@ -218,6 +218,7 @@ ANSWERS = {
     "a negative length": b"*-5\r\n$-7\r\n" * 20,
     "an endless length": b"$99999999999999999999\r\n",
     "an endless list": b"*1000000000\r\n" + b"+OK\r\n" * 1000,
+    "a list that no memory holds": b"*4000000000\r\n",
     "deep": b"*1\r\n" * 100_000,
     "OK to everything": b"+OK\r\n" * 50,
     "an odd time": b"+OK\r\n" * 9 + b"*6\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n:-2\r\n:7\r\n",

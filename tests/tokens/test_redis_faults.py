@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,13 +33,13 @@ from real_redis import REDIS_SERVER, Forwarder, RedisServer, probed_keys, replic
 from redis import Redis
 from redis._parsers import _RESP2Parser
 from redis.exceptions import RedisError
-from urllib3.util.wait import wait_for_read
 
 from app import create_app as create_our_app
 from bakrypt_proxy import BakryptError
 from bakrypt_proxy.account import Account
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.tokens import redis_connection
+from bakrypt_proxy.tokens.redis_connection import redis_options
 from bakrypt_proxy.tokens.redis_records import Found, Records
 from bakrypt_proxy.tokens.redis_store import RedisTokenStore
 
@@ -672,55 +672,35 @@ def test_tls_with_a_ca_of_ones_own(
     assert warnings(caplog) == []
 
 
-def test_tls_where_hiredis_is_installed(
+def test_tls_tickets_that_come_late(
     sandbox: Sandbox,
     tls_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It looks at the socket, where the session tickets of TLS 1.3 lie after each handshake."""
-
-    def can_read(parser: Any, timeout: float) -> bool:
-        sock = parser._sock  # noqa: SLF001
-        return sock.pending() > 0 or wait_for_read(sock, timeout)
-
-    monkeypatch.setattr(_RESP2Parser, "can_read", can_read)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": tls_url}
-    assert token_of(member(environ)) == token_of(member(environ))
-    assert member(environ).problems() == warnings(caplog) == []
-
-
-def test_tls_tickets_that_come_while_hiredis_looks(
-    sandbox: Sandbox,
-    tls_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The session tickets arrive after our own look at the connection, and before hiredis' one."""
-    looked: set[Any] = set()
-
-    def can_read(parser: Any, timeout: float) -> bool:
-        sock = parser._sock  # noqa: SLF001
-        is_first = sock not in looked
-        looked.add(sock)
-        return sock.pending() > 0 or wait_for_read(sock, 0.1 if is_first else timeout)
+    """Those of TLS 1.3 come after the handshake, when the pool looks whether there is anything."""
 
     def pass_on_late(client: socket.socket, data: bytes) -> None:
         time.sleep(0.01)
         client.sendall(data)
 
-    monkeypatch.setattr(_RESP2Parser, "can_read", can_read)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     with Forwarder(urlsplit(tls_url).port or 0) as forwarder:
         forwarder.pass_on = pass_on_late
         url = forwarder.url.replace("redis:", "rediss:")
         environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": url}
         assert token_of(member(environ)) == token_of(member(environ))
-        assert warnings(caplog) == []
-    assert looked
+        assert member(environ).problems() == warnings(caplog) == []
+
+
+def test_hiredis_is_not_used(redis_server: RedisServer) -> None:
+    """It is installed here."""
+    assert find_spec("hiredis")
+    with Redis.from_url(redis_server.url, **redis_options(redis_server.url)) as redis:
+        connection = redis.connection_pool.get_connection()
+        assert type(connection._parser) is _RESP2Parser  # noqa: SLF001
+        redis.connection_pool.release(connection)
 
 
 def test_tls_with_a_folder_of_cas(
