@@ -1,6 +1,6 @@
 """An upstream that takes uploads at a limited rate: `limited_upstream.py PORT MB_PER_SECOND`.
 
-The environment variable `RESPONSE` contains the body of each response.
+The environment variable `RESPONSE` contains the token that an exchange brings.
 """
 
 import asyncio
@@ -11,17 +11,20 @@ import time
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PART = 2**18  # bytes
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+_FILE = b'{"uuid": "0b7c0e5f-8f5c-4a2e-9d50-0b2f6a1c7d11", "ipfs": "ipfs://Qm"}'
 
 
 class Upstream:
     """Answers each request when its whole body is here.
 
-    :param response: the whole response.
+    :param token: the body of the response to an exchange. An upload gets another one: a server that
+        sees its token come back hands nothing on.
     :param rate: bytes a second that each connection takes.
     """
 
-    def __init__(self, response: bytes, rate: float) -> None:
-        self._response = response
+    def __init__(self, token: bytes, rate: float) -> None:
+        self._token = token
         self._rate = rate
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +34,8 @@ class Upstream:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = _LENGTH.search(head)
                 await self._take(reader, int(length[1]) if length else 0)
-                writer.write(self._response)
+                body = self._token if b" /auth/" in head else _FILE
+                writer.write(_HEAD % len(body) + body)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -47,10 +51,7 @@ class Upstream:
 
 async def serve(port: int, rate: float) -> None:
     """Serve until the process ends."""
-    body = os.environb[b"RESPONSE"]
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    head += b"Content-Length: %d\r\n\r\n" % len(body)
-    upstream = Upstream(head + body, rate)
+    upstream = Upstream(os.environb[b"RESPONSE"], rate)
     server = await asyncio.start_server(upstream.handle, "127.0.0.1", port, limit=_PART)
     await server.serve_forever()
 
