@@ -841,14 +841,13 @@ def test_a_leader_whose_time_is_over_fails_alone() -> None:
     settle()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_leads_for_others_dies() -> None:
-    """Who had it lead, leads: there is time left."""
+def wait_for_leaders_who_die(deaths: int) -> str:
+    """Wait for a leader whose thread dies late, and return the token that comes in the end."""
     numbered = Bakrypt()
 
-    def die_twice(seconds: float) -> AccessToken:
+    def die(seconds: float) -> AccessToken:
         reply = numbered(seconds)
-        if numbered.calls < 3:
+        if numbered.calls <= deaths:
             time.sleep(1.2 if numbered.calls == 1 else 0)
             raise SystemExit
         return reply
@@ -857,13 +856,20 @@ def test_a_thread_that_leads_for_others_dies() -> None:
         with suppress(SystemExit):
             token.get()
 
-    token = SharedToken(die_twice, timeout=1)
+    token = SharedToken(die, timeout=1)
     leader = threading.Thread(target=lead)
     leader.start()
     wait_until(lambda: numbered.calls == 1)
-    assert token.get()["access_token"] == "token-3"
+    found = token.get()["access_token"]
     leader.join()
     settle()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_leads_for_others_dies() -> None:
+    """Who had it lead, leads: there is time left."""
+    assert wait_for_leaders_who_die(2) == "token-3"
 
 
 def test_a_leader_whose_time_is_over_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -876,25 +882,7 @@ def test_a_leader_whose_time_is_over_and_no_thread(monkeypatch: pytest.MonkeyPat
 
     start = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    calls = Bakrypt()
-
-    def die_late(seconds: float) -> AccessToken:
-        reply = calls(seconds)
-        if calls.calls == 1:
-            time.sleep(1.2)
-            raise SystemExit
-        return reply
-
-    def lead() -> None:
-        with suppress(SystemExit):
-            token.get()
-
-    token = SharedToken(die_late, timeout=1)
-    leader = threading.Thread(target=lead)
-    leader.start()
-    wait_until(lambda: calls.calls == 1)
-    assert token.get()["access_token"] == "token-2"
-    leader.join()
+    assert wait_for_leaders_who_die(1) == "token-2"
 
 
 def test_a_leader_who_is_overdue_is_replaced_by_one_who_waits() -> None:
