@@ -25,7 +25,7 @@ _SENTENCES = {
     415: "bakrypt does not take this type of file",
     429: "too many requests, try again later",
 }
-_ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])|\\/")  # of ASCII
+_ESCAPE = re.compile(rb'\\(?:u00([0-7][0-9a-fA-F])|(["\\/]))')  # of printable ASCII
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_DETAIL = 200  # characters
 _SHORTEST_QUOTE = 3  # characters of the caller's that a sentence must not repeat
@@ -84,7 +84,7 @@ def _repeats(response: Response, token: Masked[str]) -> bool:
 
 
 def _unescape(escape: re.Match[bytes]) -> bytes:
-    return b"/" if escape[1] is None else bytes([int(escape[1], 16)])
+    return escape[2] or bytes([int(escape[1], 16)])
 
 
 def _failure(response: Response) -> UpstreamFailedError:

@@ -1,5 +1,6 @@
 """Calls to the API with a token that is given: uploads in parts, early answers, silences."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -162,3 +163,14 @@ def test_a_response_in_many_small_records(tls_upstream: Upstream) -> None:
     tls_upstream.behave = cut
     request = ApiRequest("transactions", "GET", "/v1/transactions/x/", {})
     assert relay(tls_upstream).send(request, TOKEN).status == 200
+
+
+@pytest.mark.parametrize("token", ['to"ken', "to\\ken", "to/ken", "to\\u0041ken"])
+def test_a_token_that_json_escapes(any_upstream: Upstream, token: str) -> None:
+    """It never comes down, however bakrypt's JSON spells it."""
+    own = relay(any_upstream)
+    plain = json.dumps({"a": token})
+    for written in (plain, plain.replace("/", "\\/"), plain.replace("o", "\\u006f")):
+        any_upstream.behave = replying(200, written.encode())
+        with pytest.raises(UpstreamFailedError, match="repeated a secret"):
+            own.send(ApiRequest("transactions", "GET", "/v1/transactions/x/", {}), Masked(token))
