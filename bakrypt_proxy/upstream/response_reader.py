@@ -17,7 +17,7 @@ _MAX_FRAMING = 256 * 1024  # bytes of a response that are not body: heads, chunk
 _SMALL_READS = 10_000  # besides one for each 64 bytes of body: a TLS record may hold one byte
 _PART = 64  # bytes
 _START = b"HTTP/1."
-_NO_BODY = {100, 102, 103}  # the interim responses that llhttp never expects a body of
+_NO_BODY = {204, 304}  # the final responses that never have one (RFC 9112 section 6.3)
 _LENGTHS = {"content-length", "transfer-encoding"}
 _SWITCHING_PROTOCOLS = 101
 _ZLIB_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -139,7 +139,8 @@ class ResponseReader:
         self._headers, version = Masked(headers), self._parser.get_http_version()
         coding = headers.get("transfer-encoding", "chunked").lower()
         self._status = self._parser.get_status_code()
-        self._ends_with_connection = headers.keys().isdisjoint(_LENGTHS)
+        lengths = {headers[name] for name in _LENGTHS & headers.keys()}
+        self._ends_with_connection = not lengths
         if version not in {"1.0", "1.1"} or self._status < 100:
             self._fault = "not HTTP/1"
         if self._status == _SWITCHING_PROTOCOLS:
@@ -150,8 +151,10 @@ class ResponseReader:
             pass  # RFC 9110 section 9.3.6: neither a length nor a coding counts
         elif coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
             self._fault = "an unknown Transfer-Encoding"
-        if self._status < 200 and self._status not in _NO_BODY and not self._ends_with_connection:
+        if self._status < 200 and not (self._ends_with_connection or lengths == {"0"}):
             self._fault = "an interim response with a body"
+        if self._status in _NO_BODY:
+            self._keeps_alive = False  # a server that sends one nevertheless may send it late
         self.is_complete = self.is_reusable = self._head_only and self._status >= 200
 
     def on_body(self, body: bytes) -> None:

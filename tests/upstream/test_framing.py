@@ -234,12 +234,12 @@ def test_http_1_0_that_says_both_is_closed(upstream: Upstream, value: str) -> No
     assert [request.connection for request in upstream.requests] == [1, 2]
 
 
-@pytest.mark.parametrize("status", [100, 102, 103])
-def test_an_interim_one_has_no_body_whatever_it_says(upstream: Upstream, status: int) -> None:
-    """Its end is the empty line (RFC 9112 section 6.3): what follows is the final response."""
+@pytest.mark.parametrize("status", [100, 102, 103, 104])
+def test_an_interim_one_that_says_that_it_has_no_body(upstream: Upstream, status: int) -> None:
+    """It says so in vain, and is skipped."""
     client = make_client(upstream, warm=False)
     start = b"HTTP/1.1 %d X\r\n" % status
-    upstream.behave = sending(start + b"Content-Length: 5\r\n\r\n" + WHOLE)
+    upstream.behave = sending(start + b"Content-Length: 0\r\n\r\n" + WHOLE)
     assert client.password("alice", "a")["access_token"] == "token-of-alice"
     assert_the_next_gets_its_own(upstream, client)
 
@@ -326,23 +326,61 @@ def test_what_http_calls_an_error_is_refused(
     assert_the_next_gets_its_own(upstream, client)
 
 
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [(204, "was not JSON"), (205, "was not JSON"), (304, "a redirect")],
-)
-def test_a_status_without_a_body_has_none(upstream: Upstream, status: int, error: str) -> None:
-    """What follows is not its body, and nobody's response."""
-    client = make_client(upstream, warm=True)
-    body = b"" if status == 205 else BODY
-    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n"
-    upstream.behave = sending(head.encode() + body)
+MALLORYS = WHOLE.replace(b"alice", b"mallo")
+ANNOUNCED = {
+    "a length": (b"Content-Length: %d\r\n\r\n" % len(MALLORYS), MALLORYS),
+    "chunks": (CHUNKED + b"\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(MALLORYS), MALLORYS)),
+    "chunks without a frame": (CHUNKED + b"\r\n", MALLORYS),
+    "nothing": (b"\r\n", MALLORYS),
+    "nothing, and the end of chunks": (b"\r\n", b"0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("late", [0, 0.003], ids=["at once", "late"])
+@pytest.mark.parametrize(("announced", "body"), ANNOUNCED.values(), ids=ANNOUNCED)
+@pytest.mark.parametrize(("status", "error"), [(204, "was not JSON"), (304, "a redirect")])
+def test_a_status_without_a_body_has_none(
+    any_upstream: Upstream, status: int, error: str, announced: bytes, body: bytes, late: float
+) -> None:
+    """What follows is not its body, and nobody's response, whether or not the head announces it."""
+    client = make_client(any_upstream, warm=True)
+    any_upstream.behave = sending(b"HTTP/1.1 %d X\r\n" % status + announced, late, body)
     with pytest.raises(UpstreamFailedError, match=error):
         client.password("alice", "a")
+    for _ in range(3):
+        assert_the_next_gets_its_own(any_upstream, client)
+    first, second = [received.connection for received in any_upstream.requests[1:3]]
+    assert first != second
+
+
+def test_a_status_whose_body_is_empty_has_one(upstream: Upstream) -> None:
+    """205 has a length like others (RFC 9110 section 15.3.6), and keeps its connection."""
+    client = make_client(upstream, warm=True)
+    upstream.behave = sending(b"HTTP/1.1 205 X\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(UpstreamFailedError, match="was not JSON"):
+        client.password("alice", "a")
     assert_the_next_gets_its_own(upstream, client)
+    assert [received.connection for received in upstream.requests] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("announced", "body"), [*ANNOUNCED.values()][:3], ids=[*ANNOUNCED][:3])
+@pytest.mark.parametrize("status", [100, 102, 103, 104])
+def test_the_body_of_an_interim_response_is_nobodys(
+    any_upstream: Upstream, status: int, announced: bytes, body: bytes
+) -> None:
+    """It would be the answer to the call, and the answer that of the next one."""
+    client = make_client(any_upstream, warm=True)
+    any_upstream.behave = sending(
+        b"HTTP/1.1 %d X\r\n" % status + announced, 0.003, body, 0.003, WHOLE
+    )
+    with pytest.raises(UpstreamFailedError, match=UNREADABLE):
+        client.password("alice", "a")
+    for _ in range(3):
+        assert_the_next_gets_its_own(any_upstream, client)
 
 
 SURPLUS = {
-    "a second response": WHOLE.replace(b"alice", b"mallo"),
+    "a second response": MALLORYS,
     "half a response": WHOLE[:30],
     "a letter": b"x",
     "an empty line": b"\r\n",
