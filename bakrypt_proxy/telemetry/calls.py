@@ -23,7 +23,7 @@ _OUTCOMES = {UpstreamRefusedError: "refused", CredentialsRefusedError: "credenti
 class UpstreamCall:
     """One call to bakrypt, without secrets and without its body.
 
-    :param endpoint: `exchange` or `token`.
+    :param endpoint: `exchange`, `token`, or the name of a call to the API.
     :param shared: whether the token is for all callers.
     :param status: bakrypt's HTTP status; None if there was no response.
     :param bytes_sent: how many bytes of the body of a call to the API were sent.

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import requests
 
+from .._parsers import seconds as parse_seconds
 from ..errors import InvalidRequestError, SettingsError
 from ..settings import Settings
 from ..telemetry.calls import UpstreamCall, observed
@@ -68,9 +69,10 @@ class BakryptClient:
 
         The documentation calls this "Token Authentication".
 
-        :param timeout: in seconds, instead of `settings.timeout`.
+        :param timeout: in seconds, instead of `settings.timeout`; above 0 and up to 600.
         :param shared: for the log: the token is for many callers.
         :raises BakryptError: as the class says.
+        :raises ValueError: if the timeout is no such number.
         """
         if self.settings.token is None:
             raise SettingsError(_NOT_CONFIGURED + "BAKRYPT_TOKEN or BAKRYPT_TOKEN_FILE")
@@ -137,12 +139,11 @@ class BakryptClient:
         timeout: float | None = None,
         shared: bool = False,
     ) -> AccessToken:
-        if timeout is None:
-            timeout = self.settings.timeout
+        seconds = self.settings.timeout if timeout is None else _check_timeout(timeout)
         call = UpstreamCall(grant.endpoint, self.settings.network, shared)
         with observed(call, method="POST", url=self.settings.url + grant.path):
             response = self.open_transport().send(
-                _add_headers(request, trace_headers()), timeout=timeout, limit=MAX_BODY
+                _add_headers(request, trace_headers()), timeout=seconds, limit=MAX_BODY
             )
             call.status = response.status
             return read_response(grant, response, secret)
@@ -152,6 +153,13 @@ class BakryptClient:
         if self._transport is None:
             self._transport = Transport(self.settings.url)
         return self._transport
+
+
+def _check_timeout(seconds: float) -> float:
+    try:
+        return parse_seconds(seconds)
+    except ValueError as error:
+        raise ValueError(f"the timeout {error}") from None
 
 
 def _encode_credentials(settings: Settings) -> str:

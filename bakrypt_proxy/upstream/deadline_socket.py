@@ -66,7 +66,6 @@ class DeadlineSocket:
         self._size = self._reads_left = 0
         self.received: int = 0
         self.close: Callable[[], None] = sock.close
-        self.fileno: Callable[[], int] = sock.fileno
 
     @property
     def delivered(self) -> int:

@@ -92,6 +92,8 @@ class Dialer:
                 context = ssl.create_default_context(cafile=path)
         except OSError as error:
             description = f"the certificates that {self._ca_setting} names could not be read"
+            if error.filename is not None:  # OpenSSL gives none, Python that of its key log
+                description = "the file that SSLKEYLOGFILE names could not be written"
             raise UpstreamFailedError(description, detail=str(error)) from error
         context.set_alpn_protocols(["http/1.1"])
         return context

@@ -3,6 +3,8 @@
 import os
 import ssl
 import sys
+from contextlib import suppress
+from io import BytesIO
 from typing import Any
 
 import requests
@@ -85,6 +87,8 @@ class GivenSession:
             if error.response is None:
                 raise
             response = error.response  # a hook of the session raised it for its status
+        if response.raw is None:  # made by hand, as tests do
+            response.raw = BytesIO(response.content or b"")
         with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status_code, Masked(headers), _read(response, limit))
@@ -133,8 +137,9 @@ class GivenSession:
             # Not closed: a thread that is about to use one of its pools would fail.
             adapter.proxy_manager = _ProxyManagers(self._no_pools)
             manager.pools = self._no_pools
-        if is_new_process:
-            adapter.close()  # it may keep connections in a way of its own
+        if is_new_process and hasattr(adapter, "close"):
+            with suppress(NotImplementedError):  # BaseAdapter's own
+                adapter.close()  # it may keep connections in a way of its own
 
 
 class _ProxyManagers(dict[str, Any]):
@@ -175,7 +180,6 @@ def _read(response: requests.Response, limit: int) -> Masked[bytes]:
 
 def _failure(causes: list[BaseException], proxy: str) -> UpstreamFailedError:
     """Name the kind of failure. Errors of requests are not quoted: they may hold a header."""
-    error = causes[0]
     description = next(
         (text for kinds, text in _FAILURES if any(isinstance(cause, kinds) for cause in causes)),
         "{reply} broke off or could not be read",
@@ -185,12 +189,22 @@ def _failure(causes: list[BaseException], proxy: str) -> UpstreamFailedError:
         reply=f"the reply of bakrypt or of {proxy}" if proxy else "bakrypt's reply",
     )
     root = causes[-1]
-    if type(error) is OSError and error.errno is None:  # how requests says it
-        description = "the certificates that REQUESTS_CA_BUNDLE or the session names are not there"
+    if _is_of_own_files(causes):
+        description = "the certificates that REQUESTS_CA_BUNDLE or the session names cannot be read"
     is_quotable = isinstance(root, OSError) and not isinstance(root, requests.RequestException)
     is_quotable = is_quotable or isinstance(root, ResponseError)  # too many responses of a status
     quote = f": {root}" if is_quotable else ""
     return UpstreamFailedError(description, detail=f"{type(root).__name__}{quote}")
+
+
+def _is_of_own_files(causes: list[BaseException]) -> bool:
+    """Return whether a call failed by the files of this side's certificates, not by the peer's."""
+    error, root = causes[0], causes[-1]
+    if type(error) is OSError and error.errno is None:  # how requests says that one is not there
+        return True
+    if isinstance(root, ssl.SSLError):
+        return root.library == "X509" or "PEM lib" in str(root)
+    return isinstance(root, PermissionError) and isinstance(error, requests.exceptions.SSLError)
 
 
 def _causes(error: BaseException | None, handled: BaseException | None) -> list[BaseException]:

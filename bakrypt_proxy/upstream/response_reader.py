@@ -134,28 +134,19 @@ class ResponseReader:
         self._values.reveal().setdefault(key, []).append(text)
 
     def on_headers_complete(self) -> None:
-        """Check what the parser lets through (RFC 9112 sections 2.3, 6.1 and 6.3)."""
+        """Take the head of a response, and check what the parser lets through."""
         headers = {key: ", ".join(values) for key, values in self._values.reveal().items()}
         self._headers, version = Masked(headers), self._parser.get_http_version()
-        coding = headers.get("transfer-encoding", "chunked").lower()
         self._status = self._parser.get_status_code()
-        lengths = {headers[name] for name in _LENGTHS & headers.keys()}
-        self._ends_with_connection = not lengths
-        if version not in {"1.0", "1.1"} or self._status < 100:
-            self._fault = "not HTTP/1"
-        if self._status == _SWITCHING_PROTOCOLS:
-            self._fault = "an upgrade that nobody asked for"
+        self._ends_with_connection = headers.keys().isdisjoint(_LENGTHS)
+        is_all = self._head_only and self._status >= 200
+        fault = _fault_of(self._status, version, self._headers, is_all=is_all)
+        self._fault = self._fault or fault
         if version == "1.0" and "close" in headers.get("connection", "").lower():
             self._keeps_alive = False  # the parser looks for keep-alive only
-        if self._head_only and self._status >= 200:
-            pass  # RFC 9110 section 9.3.6: neither a length nor a coding counts
-        elif coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
-            self._fault = "an unknown Transfer-Encoding"
-        if self._status < 200 and not (self._ends_with_connection or lengths == {"0"}):
-            self._fault = "an interim response with a body"
         if self._status in _NO_BODY:
             self._keeps_alive = False  # a server that sends one nevertheless may send it late
-        self.is_complete = self.is_reusable = self._head_only and self._status >= 200
+        self.is_complete = self.is_reusable = is_all
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -195,6 +186,26 @@ class ResponseReader:
             self.is_complete = True
         else:
             self._fault = self._fault or "the response broke off"
+
+
+def _fault_of(status: int, version: str, headers: Masked[dict[str, str]], *, is_all: bool) -> str:
+    """Return what is wrong with a head (RFC 9112 sections 2.3, 6.1 and 6.3), or an empty string.
+
+    :param is_all: it is the whole response, and neither a length nor a coding counts (RFC 9110
+        section 9.3.6).
+    """
+    if version not in {"1.0", "1.1"} or status < 100:
+        return "not HTTP/1"
+    if status == _SWITCHING_PROTOCOLS:
+        return "an upgrade that nobody asked for"
+    if is_all:
+        return ""
+    coding = headers.reveal().get("transfer-encoding")
+    if coding is not None and (version == "1.0" or coding.lower() != "chunked"):
+        return "an unknown Transfer-Encoding"
+    if status < 200 and {headers.reveal().get(name, "0") for name in _LENGTHS} != {"0"}:
+        return "an interim response with a body"
+    return ""
 
 
 def _decode(

@@ -515,3 +515,15 @@ def test_a_closed_blueprint_registration_costs_no_call(sandbox: Sandbox) -> None
     """Registering the blueprint asks nothing of bakrypt."""
     create_app(sandbox.environ)
     assert not sandbox.calls
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e10, True, "soon", (1, 2)])
+@pytest.mark.parametrize("kind", ["own", "given"])
+def test_a_timeout_that_is_none(upstream: Upstream, timeout: Any, kind: str) -> None:
+    """It is the caller's fault and not bakrypt's, whichever connections are used."""
+    with requests.Session() as session:
+        settings = Settings.from_mapping(upstream.environ)
+        client = BakryptClient(settings, session=session if kind == "given" else None)
+        with pytest.raises(ValueError, match=r"the timeout is .* set a number of seconds"):
+            client.exchange(timeout=timeout)
+    assert not upstream.requests

@@ -571,20 +571,71 @@ def test_adapters_stay_after_a_fork(upstream: Upstream) -> None:
     assert [received.connection for received in upstream.requests] == [1, 2]
 
 
-@pytest.mark.parametrize("named_by", ["REQUESTS_CA_BUNDLE", "verify"])
-def test_a_ca_file_that_does_not_exist_is_named_for_a_given_session(
-    monkeypatch: pytest.MonkeyPatch, named_by: str
+@pytest.mark.parametrize("named_by", ["REQUESTS_CA_BUNDLE", "verify", "cert"])
+@pytest.mark.parametrize("content", [None, "", "no certificate"], ids=["absent", "empty", "text"])
+def test_certificates_that_cannot_be_read_are_named_for_a_given_session(
+    monkeypatch: pytest.MonkeyPatch,
+    tls_upstream: Upstream,
+    tmp_path: Path,
+    named_by: str,
+    content: str | None,
 ) -> None:
-    """No reply broke off: nothing was ever asked."""
+    """No reply broke off, and bakrypt's certificate was never looked at."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    path = tmp_path / "broken.pem"
+    if content is not None:
+        path.write_text(content)
     with requests.Session() as session:
-        if named_by == "verify":
-            session.verify = "/nowhere/ca.pem"
+        if named_by == "REQUESTS_CA_BUNDLE":
+            monkeypatch.setenv(named_by, str(path))
         else:
-            monkeypatch.setenv(named_by, "/nowhere/ca.pem")
-        settings = Settings(url="https://127.0.0.1:9", token="planted", timeout=1)
-        with pytest.raises(UpstreamFailedError) as caught:
-            BakryptClient(settings, session=session).exchange()
-    assert "certificates" in str(caught.value)
+            setattr(session, named_by, str(path))
+        with pytest.raises(UpstreamFailedError, match="REQUESTS_CA_BUNDLE or the session names"):
+            client_of(tls_upstream, session).exchange()
+
+
+def test_a_certificate_of_bakrypts_that_nobody_signed(
+    monkeypatch: pytest.MonkeyPatch, tls_upstream: Upstream
+) -> None:
+    """The session's own files are well."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    match = "no secure connection to bakrypt"
+    with requests.Session() as session, pytest.raises(UpstreamFailedError, match=match):
+        client_of(tls_upstream, session).exchange()
+
+
+class Bare:
+    """An adapter that has all that requests itself needs of it, and no more."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+        """Answer."""
+        response = requests.Response()
+        response.status_code, response.request, response.url = 200, request, str(request.url)
+        response._content = json.dumps(TOKEN_REPLY).encode()  # noqa: SLF001 - as tests do
+        return response
+
+
+class Unclosable(Bare, BaseAdapter):
+    """Its `close` is that of `BaseAdapter`, which raises `NotImplementedError`."""
+
+
+@pytest.mark.parametrize("kind", [Bare, Unclosable])
+def test_an_adapter_that_cannot_be_closed(kind: type[Any]) -> None:
+    """It keeps nothing that we know of."""
+    with requests.Session() as session:
+        session.adapters.clear()
+        session.adapters["https://"] = kind()
+        assert BakryptClient(MOCKED, session=session).exchange() == TOKEN_REPLY
+        session.adapters.clear()
+
+
+def test_a_session_whose_send_is_replaced() -> None:
+    """By a test, with a response that no connection brought."""
+    with requests.Session() as session:
+        request = requests.Request("POST", MOCKED.url).prepare()
+        response = Bare().send(request)
+        session.send = lambda *_, **__: response  # type: ignore[method-assign]
+        assert BakryptClient(MOCKED, session=session).exchange() == TOKEN_REPLY
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child uses no thread

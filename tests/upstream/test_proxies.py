@@ -434,6 +434,13 @@ def test_a_ca_bundle_that_cannot_be_read_is_named(
     assert f"the certificates that {setting} names could not be read" in check()
 
 
+def test_a_key_log_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python opens it with the certificates, which are well."""
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
+    with pytest.raises(UpstreamFailedError, match="SSLKEYLOGFILE"):
+        BakryptClient(Settings(url="https://127.0.0.1:9", token="t", timeout=1)).exchange()
+
+
 def test_a_directory_of_certificates(
     tls_upstream: Upstream, trusted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
