@@ -147,15 +147,27 @@ class _DeadlineMixin:
         # No CLIENT SETINFO: each has a round trip of its own, in a process that may be busy.
         self.driver_info = self.lib_name = self.lib_version = None
         self._deadline = 0.0
+        self._is_unused = False  # since `connect`
         self._made_at = -math.inf
         self._last_error = last_error
 
     def connect(self) -> None:
-        """Begin a use. A pool calls this each time it hands the connection out."""
+        """Begin a use. A pool calls this each time it hands the connection out.
+
+        It does so twice where something is there to read. The use has begun by then.
+        """
         if self._made_at <= self._last_error.at:
             self.disconnect()  # type: ignore[attr-defined]
-        self._deadline = time.monotonic() + ROUND_TRIP
+        now = time.monotonic()
+        if not (self._is_unused and now < self._deadline):
+            self._deadline = now + ROUND_TRIP
         super().connect()  # type: ignore[misc]
+        self._is_unused = True
+
+    def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+        """Send commands."""
+        self._is_unused = False
+        super().send_packed_command(*arguments, **options)  # type: ignore[misc]
 
     def seconds_left(self) -> float:
         """Return the seconds until the deadline.

@@ -5,10 +5,14 @@ two machines' clocks have to agree.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.exceptions import WatchError
 
 from ..errors import (
@@ -97,7 +101,7 @@ class Records:
             is there and none can be had.
         """
         asked = self._clocks.now()
-        with redis.pipeline(transaction=True) as pipe:
+        with redis.pipeline(transaction=True) as pipe, _losses_told():
             if lease is not None:
                 _try_to_release(pipe, f"{self._lease_key}:unused")
                 pipe.set(self._lease_key, lease, nx=True, px=int(self._lease_seconds * 1000))
@@ -147,18 +151,19 @@ class Records:
     ) -> bool:
         """Store the outcome and release the lease, unless it ran out and is another's by now.
 
-        :return: whether there was anything to write.
+        :return: whether anything was written.
         """
         began = self._clocks.monotonic()
         with redis.pipeline(transaction=True) as pipe:
             try:
-                pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
-                is_owner = pipe.getrange(self._lease_key, 0, _LAST_BYTE) == lease.value
-                pipe.multi()
-                self._write(pipe, lease.found, outcome, is_forced=is_forced)
-                if is_owner:
-                    pipe.delete(self._lease_key)
-                return bool(pipe.execute())
+                with _losses_told():
+                    pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
+                    is_owner = pipe.getrange(self._lease_key, 0, _LAST_BYTE) == lease.value
+                    pipe.multi()
+                    self._write(pipe, lease.found, outcome, is_forced=is_forced)
+                    if is_owner:
+                        pipe.delete(self._lease_key)
+                    return bool(pipe.execute())
             except WatchError:
                 if self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
                     return False  # The caller's last second has no room for two slow uses.
@@ -216,6 +221,21 @@ class Records:
         if error.retry_after is not None:
             error.retry_after = str(math.ceil(opened.left))
         return error, False
+
+
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    """Raise the error of a lost connection, of which redis-py makes a `WatchError`.
+
+    That means that another process has taken the lease. Here it may still be ours.
+    """
+    try:
+        yield
+    except WatchError as error:
+        lost = error.__context__
+        if isinstance(lost, RedisConnectionError | RedisTimeoutError):
+            raise lost from None
+        raise
 
 
 def _is_held(lease: Opened | None, ttl: int) -> bool:

@@ -14,8 +14,7 @@ from functools import partial
 from secrets import token_hex
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ResponseError
 
 from ..errors import BakryptError
 from ..upstream.masking import Masked
@@ -30,6 +29,7 @@ _logger = logging.getLogger(__name__)
 _LEASE_MARGIN = 0.25  # seconds that a lease outlives the call that it covers
 _POLL = 0.05  # seconds between looks at what the owner of the lease has done
 _LAYOUT = 2  # of what is stored; processes of another version have keys of their own
+_LATE = "each lease that it gives ends at another time than it was to"
 _PROBE = CachedToken(
     {"access_token": "", "expires_in": 1, "token_type": "", "scope": ""}, 1, Moment(0, 0)
 )
@@ -99,11 +99,11 @@ class RedisTokenStore:
                 found = self._records.look(redis)
                 probe = self._create_probe()
                 lease = Lease(probe.create_lease(found), found)
-                probe.look(redis, lease.value)
+                is_late = probe.look(redis, lease.value).is_late
                 probe.finish(redis, lease, _PROBE)
         except UnusableError as error:
             return str(error)
-        return None
+        return _LATE if is_late else None
 
     def _connect(self) -> "Redis":
         return Redis.from_url(self._redis_url.reveal(), **self._options)
@@ -114,7 +114,7 @@ class RedisTokenStore:
         :raises BakryptError: the error that another process met just now.
         """
         give_up_at = renewal.deadline - SHORTEST_FETCH - ROUND_TRIP
-        lease = None
+        lease, was_late = None, False
         while True:
             try:
                 with redis_errors(self._redis_url):
@@ -135,6 +135,10 @@ class RedisTokenStore:
                 raise chosen
             if chosen is not None or found.is_unshared:
                 return chosen
+            if was_late and found.is_late:
+                self._outages.note_outage(UnusableError(_LATE), wrote=True)
+                return None
+            was_late = was_late or found.is_late
             if self._clocks.monotonic() >= give_up_at:
                 return None
             lease = None if found.is_leased else self._records.create_lease(found)
@@ -145,9 +149,12 @@ class RedisTokenStore:
         self, redis: "Redis", lease: Lease, renewal: Renewal, fetch: Fetch
     ) -> Outcome:
         finish = partial(self._finish, redis, lease, last_try_at=renewal.deadline - 2 * ROUND_TRIP)
-        end = min(renewal.deadline - ROUND_TRIP, lease.found.asked_at + self._lease_seconds)
+        end, now = renewal.deadline - ROUND_TRIP, self._clocks.monotonic()
+        lease_end = lease.found.asked_at + self._lease_seconds
+        if lease_end - now >= SHORTEST_FETCH:  # else Redis took too long to give it
+            end = min(end, lease_end)
         try:
-            outcome = fetch(end - self._clocks.monotonic())
+            outcome = fetch(end - now)
         except BakryptError as error:
             finish(error)
             if token := _last_resort(lease.found.token, renewal, self._clocks.now()):
@@ -175,7 +182,7 @@ class RedisTokenStore:
             except UnusableError as error:
                 self._outages.note_outage(error, wrote=True)
             else:
-                self._outages.note_return(wrote=wrote)
+                self._outages.note_return(wrote=wrote and outcome is not None)
                 break
             # Others wait for the lease. After a failover the name leads to the new primary.
             if self._clocks.monotonic() > last_try_at:
@@ -192,8 +199,8 @@ class _Outages:
         self._kinds: set[str] = set()
 
     def note_outage(self, error: UnusableError, *, wrote: bool) -> None:
-        is_away = isinstance(error.__cause__, OSError | RedisConnectionError | RedisTimeoutError)
-        kind = "refuses" if wrote and not is_away else "is away"
+        is_answer = isinstance(error.__cause__, ResponseError | None)
+        kind = "refuses" if wrote and is_answer else "is away"
         if kind not in self._kinds:
             _logger.warning("Redis cannot be used, this process gets its own token: %s", error)
         self._kinds.add(kind)

@@ -61,7 +61,7 @@ class Renewal:
 
     @property
     def is_forced(self) -> bool:
-        """Whether it happens only because a caller reported the token that is held."""
+        """Whether a caller reported the token that is held, or there is none to compare with."""
         rejected = self.rejected.reveal()
         return rejected is not None and (self.held is None or rejected == self.held.access_token)
 
@@ -86,7 +86,7 @@ class TokenStore(Protocol):
 class _SingleFlight:
     """Lets one caller at a time renew, while the others wait for the outcome.
 
-    `lock` is held around all calls but `reset_after_fork`.
+    `lock` is held around all calls but `reset_after_fork` and `deadline`.
     """
 
     def __init__(self, clocks: Clocks, timeout: float) -> None:
@@ -125,7 +125,8 @@ class _SingleFlight:
     def wait(self, wanted: Renewal) -> Outcome | BakryptError | None:
         """Wait for the running renewal, until the deadline of the one that is wanted.
 
-        :return: its outcome if it suits, or None if no renewal is running any more.
+        :return: its outcome if it suits, or a `TooLateError` if the deadline has passed; None if no
+            renewal is running any more.
         """
         seen, deadline = self._outcome, wanted.deadline
         while (leader := self._leader) is not None:
@@ -257,7 +258,7 @@ class SharedToken:
         return found
 
     def _look_again(self, wanted: Renewal) -> Outcome | BakryptError | None:
-        """Return the current token or the remembered error; None if a renewal is needed."""
+        """Return the current token or an error: no time, or a remembered one. None: renew."""
         held = self._held
         asked_at = wanted.deadline - self._timeout - _GRACE
         is_ignored = self._reports.must_wait(at_once=wanted.at_once, asked_at=asked_at)
@@ -356,6 +357,16 @@ class _Renewer:
         return self._with_cooldown(UpstreamFailedError("the renewal broke off"), renewal)
 
     def _fetch_token(self, renewal: Renewal, seconds: float) -> Outcome:
+        deadline = self._clocks.monotonic() + seconds
+        outcome = self._ask(renewal, seconds)
+        left = deadline - self._clocks.monotonic()
+        if left >= SHORTEST_FETCH and _ended_on_wall_clock(outcome, self._clocks.now()):
+            outcome = self._ask(renewal, left)
+        if isinstance(outcome, CachedToken) and outcome.left(*self._clocks.now()) <= 0:
+            raise _ended()
+        return outcome
+
+    def _ask(self, renewal: Renewal, seconds: float) -> Outcome:
         if seconds <= 0:
             raise _too_late()  # the process was stopped for a while
         asked = self._clocks.now()
@@ -368,10 +379,7 @@ class _Renewer:
                 raise TooLateError(error.description, detail=error.detail) from None
             self._with_cooldown(error, renewal)
             raise
-        cached = cache_token(token, asked)
-        if cached is not None and cached.left(*self._clocks.now()) <= 0:
-            raise _ended()
-        return token if cached is None else cached
+        return cache_token(token, asked) or token
 
     def _with_cooldown(self, error: BakryptError, renewal: Renewal) -> BakryptError:
         held = renewal.held
@@ -386,6 +394,13 @@ class _Renewer:
 def _is_other(token: CachedToken, rejected: Rejected) -> bool:
     """Return whether a token is not the one that the caller reports."""
     return token.access_token != rejected.reveal()
+
+
+def _ended_on_wall_clock(outcome: Outcome, now: Moment) -> bool:
+    """Return whether the machine slept while bakrypt was asked, or its clock was set forward."""
+    if not isinstance(outcome, CachedToken):
+        return False
+    return outcome.left(*now) <= 0 and outcome.expires.monotonic > now.monotonic
 
 
 def _answer(

@@ -1,10 +1,12 @@
 """No caller waits longer than the timeout and a second, whatever Redis does."""
 
+import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 
 import pytest
 from fleet import (
@@ -23,11 +25,13 @@ from misbehaving import TOKEN_REPLY, Received, Upstream, hang, replying
 from processes import wait_until
 from real_redis import REDIS_SERVER, Forwarder, RedisServer
 from redis import Redis
+from redis.exceptions import RedisError
 
 from app import create_app as create_our_app
 from bakrypt_proxy.sandbox import Sandbox
+from bakrypt_proxy.tokens import redis_connection
 from bakrypt_proxy.tokens.cached import Clocks, cache_token
-from bakrypt_proxy.tokens.redis_connection import redis_options
+from bakrypt_proxy.tokens.redis_connection import ROUND_TRIP, redis_options
 from bakrypt_proxy.tokens.redis_records import Found, Lease, Records
 from bakrypt_proxy.upstream.masking import Masked
 
@@ -129,6 +133,74 @@ def test_a_lease_put_back_while_bakrypt_takes_its_time(
     assert attempt(account) == TOKEN
     assert len(upstream.requests) == 2
     assert not redis.exists(key_of(redis, "error"))
+
+
+@pytest.mark.parametrize("step", [-5, 5])
+def test_the_time_of_redis_goes_its_own_way(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    step: int,
+) -> None:
+    """Each answer has another time, so that no lease is one. Nobody waits for a better one."""
+    answers = count()
+
+    def lie(sink: socket.socket, data: bytes) -> None:
+        def other(match: re.Match[bytes]) -> bytes:
+            return b"*2\r\n$10\r\n%d\r\n" % (int(match[1]) + step * next(answers))
+
+        sink.sendall(re.sub(rb"\*2\r\n\$10\r\n(\d{10})\r\n", other, data))
+
+    with Forwarder(redis_server.port) as name:
+        name.pass_on = lie
+        accounts = [member(environ, BAKRYPT_REDIS_URL=name.url) for _ in range(2)]
+        started = time.monotonic()
+        assert [token_of(account) for account in accounts] == [TOKEN] * 2
+        assert time.monotonic() - started < TIMEOUT
+        assert step > 0 or [account.redis_problem() is None for account in accounts] == [False] * 2
+    assert step > 0 or len(warnings(caplog)) == 2  # one of each process
+
+
+def test_a_timeout_shorter_than_a_use_of_redis(
+    upstream: Upstream, environ: dict[str, str], redis_server: RedisServer
+) -> None:
+    """The lease is over when it is here. Bakrypt answers at once, and that is what counts."""
+
+    def late(sink: socket.socket, data: bytes) -> None:
+        time.sleep(0.6 * ROUND_TRIP)
+        sink.sendall(data)
+
+    with Forwarder(redis_server.port) as name:
+        name.pass_on = late
+        account = member(environ, BAKRYPT_REDIS_URL=name.url, BAKRYPT_TIMEOUT="0.05")
+        assert attempt(account) == TOKEN
+
+
+def test_more_than_an_answer_when_a_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py connects anew, in the same use."""
+    monkeypatch.setattr(redis_connection, "ROUND_TRIP", 1.0)
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while connection.recv(65536):
+                time.sleep(0.8)
+                connection.sendall(b"+OK\r\n+")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],)).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"redis://:planted@127.0.0.1:{listener.getsockname()[1]}"
+        started = time.monotonic()
+        with Redis.from_url(url, **redis_options(url)) as redis, pytest.raises(RedisError):
+            redis.ping()
+        assert time.monotonic() - started < 1.4
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("manner", ["drip", "stall"])

@@ -3,6 +3,7 @@
 import re
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -367,6 +368,83 @@ def test_an_accident_while_the_outcome_is_stored(
         time.sleep(0.2)
         assert attempt(other) == TOKEN
         assert first.result() == TOKEN
+
+
+@pytest.mark.parametrize("pause", [0, 0.1], ids=["at once", "later"])
+@pytest.mark.parametrize("outcome", [TOKEN, "failed (status 503)"], ids=["token", "error"])
+def test_a_connection_that_is_lost_while_the_outcome_is_stored(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis_server: RedisServer,
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+    outcome: str,
+    pause: float,
+) -> None:
+    """Once, by chance: it is stored over another one, and the others do not wait for the lease."""
+    caplog.set_level("INFO")
+    is_token = outcome == TOKEN
+    upstream.behave = (
+        replying(200, TOKEN_REPLY) if is_token else replying(503, {}, "Retry-After: 9")
+    )
+    cut = threading.Event()
+
+    def lose(sink: socket.socket, data: bytes) -> None:
+        if b"WATCH" not in data and b"GETRANGE" not in data and upstream.requests:
+            is_first = not cut.is_set()
+            cut.set()
+            if is_first:
+                time.sleep(pause)
+                raise ConnectionResetError
+        sink.sendall(data)
+
+    with Forwarder(redis_server.port) as name:
+        name.pass_up = lose
+        leader, other = (member(environ, BAKRYPT_REDIS_URL=name.url) for _ in range(2))
+        assert attempt(leader) == outcome
+        assert cut.is_set()
+        assert not redis.exists(key_of(redis, "lease"))
+        assert attempt(other) == outcome
+    assert len(upstream.requests) == 1
+    assert len(warnings(caplog)) == 1
+    assert "Redis is back, the token is shared again" in caplog.messages
+
+
+def test_redis_dies_as_it_gives_the_lease(
+    upstream: Upstream,
+    environ: dict[str, str],
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is one outage, with one warning, and ends when Redis is there again."""
+    monkeypatch.setattr(redis_connection, "ROUND_TRIP", 0.3)
+    caplog.set_level("INFO")
+    numbered(upstream, expires_in=1)
+    killed = threading.Event()
+
+    def die(sink: socket.socket, data: bytes) -> None:
+        if b"EXEC" in data and b"PX" in data and not killed.is_set():
+            killed.set()
+            redis_server.kill()
+            raise ConnectionResetError
+        sink.sendall(data)
+
+    with Forwarder(redis_server.port) as name:
+        name.pass_up = die
+        unlucky = member(environ, BAKRYPT_REDIS_URL=name.url)
+        assert attempt(unlucky) == "token-1"
+        assert killed.is_set()
+        assert len(warnings(caplog)) == 1
+        redis_server.start()
+
+        def is_back() -> bool:
+            attempt(member(environ))  # another process does the writing
+            attempt(unlucky)
+            return "Redis is back, the token is shared again" in caplog.messages
+
+        wait_until(is_back)
+    assert len(warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize(

@@ -578,18 +578,44 @@ def test_a_machine_that_slept_for_a_part_of_the_lifetime() -> None:
     assert bakrypt.calls == 1
 
 
-def test_a_machine_that_slept_during_the_call() -> None:
-    """The token died on its way. The next caller has a new one."""
+@pytest.mark.parametrize("jump", [7, 1e6])
+def test_a_machine_that_slept_during_the_call(jump: float) -> None:
+    """Or a clock that was set forward: the token died on its way, which costs one call."""
     clocks, bakrypt = Clocks(), Bakrypt(6)
 
     def sleep_once(seconds: float) -> AccessToken:
-        clocks.wall.now += 7 if bakrypt.calls == 0 else 0
+        clocks.wall.now += jump if bakrypt.calls == 0 else 0
         return bakrypt(seconds)
 
     token = clocks.share(sleep_once)
+    assert token.get() == {"access_token": "token-2", "token_type": "Bearer", "expires_in": 6}
+    assert bakrypt.calls == 2
+
+
+def test_a_machine_that_sleeps_during_each_call() -> None:
+    """Nobody gets a dead token, and nobody asks for a third one."""
+    clocks, bakrypt = Clocks(), Bakrypt(6)
+
+    def sleep(seconds: float) -> AccessToken:
+        clocks.wall.now += 7
+        return bakrypt(seconds)
+
     with pytest.raises(UpstreamFailedError, match="ended before it was here"):
-        token.get()
-    assert token.get()["expires_in"] == 6
+        clocks.share(sleep).get()
+    assert bakrypt.calls == 2
+
+
+def test_a_token_that_is_over_before_the_call_is() -> None:
+    """Another call would bring the same."""
+    clocks, bakrypt = Clocks(), Bakrypt(1)
+
+    def slow(seconds: float) -> AccessToken:
+        clocks.pass_time(1.5)
+        return bakrypt(seconds)
+
+    with pytest.raises(UpstreamFailedError, match="ended before it was here"):
+        clocks.share(slow).get()
+    assert bakrypt.calls == 1
 
 
 @pytest.mark.parametrize("jump", [-1, -3600, -1e9])
