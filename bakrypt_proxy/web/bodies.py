@@ -67,15 +67,26 @@ def read_rest_after(response: Response, request: Request) -> None:
         return  # Each request of HTTP/2 has a stream of its own, which ends without the others.
     # Who asks before sending a body sends none now, except where gunicorn has said yes already.
     is_sent = "HTTP_EXPECT" not in environ or _GUNICORN in environ
-    if is_sent and (has_body or "HTTP_TRANSFER_ENCODING" in environ):
+    is_there = is_sent and (has_body or "HTTP_TRANSFER_ENCODING" in environ)
+    if is_there and _ends_after_failure(environ):
         response.call_on_close(partial(_read_rest, request))
+
+
+def _ends_after_failure(environ: "WSGIEnvironment") -> bool:
+    """Return whether the server ends a connection on which reading a body failed.
+
+    gunicorn does so since version 27, whose input notes it in `failed`. Older ones take the rest of
+    the body for the next request: request smuggling (RFC 9112 section 11.2).
+    """
+    return _GUNICORN not in environ or hasattr(environ["wsgi.input"], "failed")
 
 
 def _read_rest(request: Request) -> None:
     if not _PLACES.acquire(blocking=False):
         return
     try:
-        # Whatever a server raises: the caller has left or sends nonsense, and has its response.
+        # Whatever a server raises: the caller has left, stalls or sends nonsense, and has its
+        # response. The server sees the error, too (`_ends_after_failure`).
         with suppress(Exception), _bounded(request.environ):
             stream, end = _input_of(request), time.monotonic() + _LONGEST_REST
             while stream.read(_PART) and time.monotonic() < end:

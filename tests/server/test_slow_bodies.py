@@ -1,4 +1,4 @@
-"""Clients that send one byte of a request body and then stall, with nginx and without.
+"""Clients that send a part of a request body and then stall, with nginx and without.
 
 nginx runs as `docs/deploy.md` configures it.
 """
@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import Request
 
 import pytest
-from processes import ROOT, free_port, wait_until
+from processes import ROOT, free_port, gunicorn, wait_until
 from serving import Server, fetch, serve
 
 from bakrypt_proxy.sandbox import Sandbox
@@ -25,6 +25,23 @@ SLOW_REQUEST = (
     b"POST /auth/exchange/ HTTP/1.1\r\nHost: shop.example.com\r\n"
     b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
 )
+SMUGGLED = b"GET /SMUGGLED HTTP/1.1\r\nHost: localhost\r\n\r\n"
+REFUSED = b"POST /bakrypt/v1/no/ HTTP/1.1\r\nHost: localhost\r\n"
+NEXT = REFUSED + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED)
+LAST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+# The part of a body before the stall, and what comes after it. A server that forgets a part of a
+# chunk takes the chunk's rest for a request. One that forgets a part of a length reads as many
+# bytes too far: the next request's head is gone, and its body is taken for a request.
+STALLED = {
+    "chunked": (
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\nabc" % (3 + len(SMUGGLED)),
+        SMUGGLED + b"\r\n0\r\n\r\n",
+    ),
+    "length": (
+        b"Content-Length: %d\r\n\r\n%s" % (len(NEXT) + 1, b"x" * len(NEXT)),
+        b"x" + NEXT + SMUGGLED,
+    ),
+}
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the tests read /proc"),
     pytest.mark.timeout(120),
@@ -140,3 +157,35 @@ def test_the_help_asks_for_a_proxy_that_buffers_requests() -> None:
     words = " ".join(shown.split())
     assert "Put it behind a proxy that buffers requests, such as nginx." in words
     assert "a few hundred slow clients stop all responses" in words
+
+
+@pytest.mark.parametrize("body", STALLED.values(), ids=STALLED)
+def test_the_rest_of_a_refused_body_is_no_request_on_gunicorn(
+    tmp_path: Path, sandbox: Sandbox, body: tuple[bytes, bytes]
+) -> None:
+    """Its client stalls until we no longer read it, and then sends a request in it."""
+    first, rest = body
+    log = tmp_path / "log"
+    arguments = ["--workers", "1", "--keep-alive", "20", "--access-logfile", str(log)]
+    arguments += ["--pythonpath", "tests"]
+    with gunicorn(sandbox.environ, *arguments, app="api_app:create_app()") as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, 10) as client:
+            client.sendall(REFUSED + first)
+            assert client.recv(10_000).startswith(b"HTTP/1.1 404 ")
+            read_on(client, 2.6)  # we read the body for up to 2 seconds
+            with suppress(ConnectionError):  # gunicorn has closed it
+                client.sendall(rest)
+                read_on(client, 0.5)
+                client.sendall(LAST)
+            read_on(client, 10)
+    assert "/bakrypt/v1/no/" in log.read_text()
+    assert "SMUGGLED" not in log.read_text()
+
+
+def read_on(client: socket.socket, seconds: float) -> None:
+    """Read until the connection ends or nothing comes for so many seconds."""
+    client.settimeout(seconds)
+    with suppress(ConnectionError, TimeoutError):
+        while client.recv(10_000):
+            pass
