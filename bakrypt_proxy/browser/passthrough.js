@@ -31,9 +31,11 @@
       /^\/v1\/files\/?$/.test(url.pathname) && !(options?.body instanceof ReadableStream);
     for (let repeats = isFile ? REPEATS : 0; ; repeats -= 1) {
       // "include": the page may be of another origin of the same site, and receipts are cookies.
-      // Created, not copied: `fetch` reads inherited members, too.
-      const own = Object.assign(Object.create(options ?? null), { headers, credentials: "include" });
-      const response = await send(target, own);
+      const own = { headers, credentials: "include" };
+      const get = (_, name) => own[name] ?? options?.[name];
+      // Not a copy: `fetch` reads inherited members and getters, too. Not over `options` itself: if
+      // it is frozen, a proxy may give no other values. Object.create rejects what is no object.
+      const response = await send(target, new Proxy(Object.create(options ?? null), { get }));
       if (!repeats || !(await isTemporary(response))) return response;
       await wait(Number(response.headers.get("Retry-After")), options?.signal);
     }

@@ -248,17 +248,80 @@ class TestCalls:
         if content_type is not None and "body: 'x'" not in form:
             assert found["headers"]["content-type"].lower() == content_type.lower()
 
-    def test_inherited_members(self, page: Page) -> None:
-        """`fetch` reads those, too."""
-        init = "Object.create({ method: 'POST', body: 'words' })"
+    @pytest.mark.parametrize(
+        "init",
+        [
+            "Object.create(options)",
+            "Object.freeze(options)",
+            "Object.create(Object.freeze(options))",
+            "new Getters()",
+            "new Private()",
+            "Object.freeze(new Private())",
+            "new Proxy(options, {})",
+            "new Proxy(Object.freeze(options), {})",
+            "Object.assign(() => {}, options)",
+            "Object.assign(Object.create(null), options)",
+        ],
+    )
+    def test_options_of_each_kind(self, page: Page, init: str) -> None:
+        """Inherited, unchangeable and computed members: `fetch` reads those, too."""
+        page.evaluate("""() => {
+            window.options = {
+                method: "POST",
+                body: "words",
+                headers: { Accept: "a/b", Authorization: "x" },
+                credentials: "omit",
+            };
+            window.Getters = class {
+                get method() { return options.method; }
+                get body() { return options.body; }
+                get headers() { return options.headers; }
+                get credentials() { return options.credentials; }
+            };
+            window.Private = class {
+                #options = options;
+                get method() { return this.#options.method; }
+                get body() { return this.#options.body; }
+                get headers() { return this.#options.headers; }
+                get credentials() { return this.#options.credentials; }
+            };
+            document.cookie = "receipt=1";
+        }""")
         found = call(page, f"fetch('{FILES}', {init})")
         assert (found["method"], found["body"]) == ("POST", "words")
+        assert found["headers"]["accept"] == "a/b"
+        assert found["headers"]["cookie"] == "receipt=1"
+        assert "authorization" not in found["headers"]
+
+    @pytest.mark.parametrize("init", ["undefined", "null", "{}"])
+    def test_no_options(self, page: Page, init: str) -> None:
+        """It is a GET then."""
+        assert call(page, f"fetch('{FILES}', {init})")["method"] == "GET"
+
+    @pytest.mark.parametrize(
+        ("body", "content_type"),
+        [
+            ("new URLSearchParams({ a: 'b' })", "application/x-www-form-urlencoded;charset=UTF-8"),
+            ("new Blob(['a=b'], { type: 'text/x' })", "text/x"),
+        ],
+    )
+    def test_the_type_of_a_frozen_body(self, page: Page, body: str, content_type: str) -> None:
+        """The browser finds it out from the body."""
+        found = call(page, f"fetch('{FILES}', Object.freeze({{ method: 'POST', body: {body} }}))")
+        assert found["headers"]["content-type"] == content_type
+        assert found["headers"]["content-length"] == "3"
+
+    def test_a_signal_in_frozen_options(self, page: Page) -> None:
+        """It ends the call."""
+        init = "Object.freeze({ signal: AbortSignal.abort() })"
+        assert call(page, f"fetch('{FILES}', {init})")["name"] == "AbortError"
 
     @pytest.mark.parametrize(
         "form",
         [
             "fetch('{url}', {{ method: 'POST', body: form }})",
             "fetch(new Request('{url}', {{ method: 'POST', body: form }}))",
+            "fetch('{url}', Object.freeze({{ method: 'POST', body: form }}))",
         ],
     )
     def test_a_form(self, page: Page, form: str) -> None:
@@ -294,10 +357,11 @@ class TestCalls:
                 fetch("{FILES}", {{ headers: {{ "a b": "c" }} }}),
                 fetch("{FILES}", {{ body: "x" }}),
                 fetch("{FILES}", {{ method: "a b" }}),
+                fetch("{FILES}", "words"),
             ];
             return Promise.all(calls.map((sent) => sent.catch(({{ name }}) => name)));
         }}"""
-        assert page.evaluate(code) == ["TypeError"] * 3
+        assert page.evaluate(code) == ["TypeError"] * 4
 
 
 class TestEverythingElse:
