@@ -127,8 +127,9 @@ class Receipts:
     ) -> None:
         """Set the receipts of new transactions, and remove the oldest ones above the limit.
 
-        Those of the browser's other visitors have a limit of their own: a server refuses all
-        requests of a browser whose cookies are too long.
+        Those of the browser's other visitors have a limit of their own, which grows with each
+        blueprint whose visitor is not known: a server refuses all requests of a browser whose
+        cookies are too long.
 
         :param names: what `names` returned before the call: the app's function could fail now, and
             the transactions would be lost.
@@ -141,10 +142,11 @@ class Receipts:
         old = [found for found in self.owned(request, visitor) if found not in transactions]
         own = {*old, *transactions}
         for receipts, asked in names.items():
-            known = _transactions(request) if asked is None else receipts.owned(request, asked)
-            own.update(known)
+            own.update([] if asked is None else receipts.owned(request, asked))
+        # Any of the others may be of a visitor whose function has failed.
+        spared = _MAX_RECEIPTS * (1 + [*names.values()].count(None))
         foreign = [found for found in _transactions(request) if found not in own]
-        surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[_MAX_RECEIPTS:]
+        surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[spared:]
         for transaction in surplus:
             _set_cookie(request, response, _cookie_name(request, transaction), "", 0)
 

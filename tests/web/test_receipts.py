@@ -293,6 +293,34 @@ def test_two_blueprints_with_other_functions_for_the_visitor() -> None:
     assert set(browser.list()) == set(made)
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_blueprints_whose_function_for_the_visitor_fails(failing: int) -> None:
+    """Any receipt may be of theirs: 20 are kept for each, so that the cookies stay short."""
+
+    def fail() -> str:
+        raise LookupError
+
+    browser = Browser()
+    for number in range(failing):
+        settings = Settings(url=f"https://{number}.example.com", token="t2")
+        Receipts(settings, fail, browser.family)
+    made = []
+    for visitor in ("alice", "bob", "carol", "dave", "erin"):
+        browser.visitor = visitor
+        for _ in range(20):
+            made.append(uuid4())
+            browser.make(made[-1])
+            assert len(browser.cookies) <= 20 + 20 + 20 * failing
+        assert all(browser.owns(transaction) for transaction in made[-20:])
+    newest = made[-20 - 20 - 20 * failing :]
+    assert [bytes_in(name) for name in browser.cookies] == [made.bytes for made in newest]
+
+
+def bytes_in(name: str) -> bytes:
+    """The transaction that a cookie is named after."""
+    return base64.urlsafe_b64decode(name.removeprefix("__Host-Http-bakrypt-") + "==")
+
+
 def test_a_receipt_with_letters_that_base64_ignores() -> None:
     """Of one receipt there would be endlessly many long ones to remember."""
     browser, transaction = Browser(), uuid4()
