@@ -68,9 +68,9 @@ class Access:
     def check_origin(self, request: Request) -> None:
         """Refuse pages of other sites: Fetch Metadata first, then Origin.
 
-        This is what Go's `http.CrossOriginProtection` does. A POST without a body needs no
-        preflight, so CORS alone would not stop it. A request without either header does not come
-        from a browser.
+        This is what Go's `http.CrossOriginProtection` does. Ours also refuses every `Origin: null`,
+        and compares the scheme. A POST without a body needs no preflight, so CORS alone would not
+        stop it. A request without either header does not come from a browser.
 
         :raises AccessDeniedError: if a page of another origin calls that is not listed.
         """
