@@ -24,6 +24,7 @@ from .masking import Masked
 from .response_reader import ProtocolError
 from .tls import TlsSocket
 
+KEY_LOG_FAILED = "the file that SSLKEYLOGFILE names could not be written"
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -92,8 +93,8 @@ class Dialer:
                 context = ssl.create_default_context(cafile=path)
         except OSError as error:
             description = f"the certificates that {self._ca_setting} names could not be read"
-            if error.filename is not None:  # OpenSSL gives none, Python that of its key log
-                description = "the file that SSLKEYLOGFILE names could not be written"
+            if is_of_key_log(error):
+                description = KEY_LOG_FAILED
             raise UpstreamFailedError(description, detail=str(error)) from error
         context.set_alpn_protocols(["http/1.1"])
         return context
@@ -200,6 +201,11 @@ def _closing_on_failure(sock: BoundedSocket, peer: str, description: str) -> Ite
         if isinstance(error, OSError | ProtocolError | ValueError):
             raise describe_failure(error, peer, description) from error
         raise
+
+
+def is_of_key_log(error: BaseException) -> bool:
+    """Return whether Python failed to open the file into which it writes TLS' keys."""
+    return isinstance(error, OSError) and error.filename == os.environ.get("SSLKEYLOGFILE", "")
 
 
 def describe_failure(error: Exception, peer: str, otherwise: str) -> UpstreamFailedError:

@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import requests
+from requests.cookies import RequestsCookieJar
 from requests.exceptions import InvalidProxyURL, InvalidSchema
 from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
@@ -22,7 +23,7 @@ from urllib3.exceptions import (
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from ..errors import UpstreamFailedError
-from .dialer import find_environment_proxy
+from .dialer import KEY_LOG_FAILED, find_environment_proxy, is_of_key_log
 from .masking import Masked
 from .response_reader import Response
 from .transport import Request
@@ -131,6 +132,9 @@ class GivenSession:
             # New locks, too. A copied lock may be held by a thread that does not exist here, and
             # a lock of our own around this could be such a one.
             self._no_pools = PoolManager(num_pools=0).pools
+            jar = self._session.cookies
+            policy = jar.get_policy() if isinstance(jar, RequestsCookieJar) else None
+            self._session.cookies = RequestsCookieJar(policy)
             self._pid = os.getpid()
         manager = getattr(adapter, "poolmanager", None)
         if isinstance(manager, PoolManager) and manager.pools is not self._no_pools:
@@ -189,8 +193,10 @@ def _failure(causes: list[BaseException], proxy: str) -> UpstreamFailedError:
         reply=f"the reply of bakrypt or of {proxy}" if proxy else "bakrypt's reply",
     )
     root = causes[-1]
-    if _is_of_own_files(causes):
-        description = "the certificates that REQUESTS_CA_BUNDLE or the session names cannot be read"
+    if is_of_key_log(root):
+        description = KEY_LOG_FAILED
+    elif _is_of_own_files(causes):
+        description = "the certificates that REQUESTS_CA_BUNDLE or the session names cannot be used"
     is_quotable = isinstance(root, OSError) and not isinstance(root, requests.RequestException)
     is_quotable = is_quotable or isinstance(root, ResponseError)  # too many responses of a status
     quote = f": {root}" if is_quotable else ""
@@ -204,7 +210,10 @@ def _is_of_own_files(causes: list[BaseException]) -> bool:
         return True
     if isinstance(root, ssl.SSLError):
         return root.library == "X509" or "PEM lib" in str(root)
-    return isinstance(root, PermissionError) and isinstance(error, requests.exceptions.SSLError)
+    is_denied = isinstance(root, PermissionError) and isinstance(
+        error, requests.exceptions.SSLError
+    )
+    return is_denied or isinstance(root, IsADirectoryError)
 
 
 def _causes(error: BaseException | None, handled: BaseException | None) -> list[BaseException]:

@@ -6,6 +6,7 @@ socket below has one deadline for all reads and writes that one of ours needs.
 """
 
 import ssl
+from contextlib import suppress
 from typing import Any, cast
 
 from urllib3.util.ssltransport import SSL_BLOCKSIZE, SSLTransport
@@ -32,7 +33,12 @@ class TlsSocket(SSLTransport):
         sock.settimeout(time_left(deadline))
         sock.allow(_LONGEST_HANDSHAKE)
         # An end that TLS does not confirm may be an attacker's (RFC 9112 section 9.8).
-        super().__init__(cast("Any", sock), context, name, suppress_ragged_eofs=False)
+        try:
+            super().__init__(cast("Any", sock), context, name, suppress_ragged_eofs=False)
+        except ssl.SSLError:
+            with suppress(OSError):
+                sock.send(self.outgoing.read())  # the alert that says why (RFC 8446 section 6.2)
+            raise
 
     @property
     def received(self) -> int:

@@ -16,6 +16,7 @@ from .response_reader import ProtocolError, Response
 
 _MAX_IDLE = 512  # connections; a server with more threads opens new ones for the rest
 _LONGEST_IDLE = 60.0  # seconds; NATs and firewalls forget an idle connection and tell nobody
+_FRESH = 1.0  # seconds; servers close an idle connection after 2 or more, and tell it too late
 
 
 class Request(NamedTuple):
@@ -70,6 +71,9 @@ class Transport:
     ) -> Response:
         """Send a request with a body in parts, once only, and return the response to it.
 
+        A connection that was idle for long is not used: if the server closes it at that moment,
+        nobody knows whether it took the request.
+
         :param length: of all parts, in bytes.
         :param silence: in seconds, for connecting, for each part and for the response once it has
             begun.
@@ -77,7 +81,7 @@ class Transport:
         :param limit: the most bytes of the response's body to read.
         :raises UpstreamFailedError: if no response comes that can be read.
         """
-        connection = self._pool.acquire(time.monotonic() + silence)
+        connection = self._pool.acquire(time.monotonic() + silence, longest_idle=_FRESH)
         try:
             return connection.stream(
                 self._head(request, length),
@@ -128,19 +132,24 @@ class ConnectionPool:
         self._pid = os.getpid()
         weakref.finalize(self, _close_all, self._idle)
 
-    def acquire(self, deadline: float) -> Connection:
+    def acquire(self, deadline: float, *, longest_idle: float = _LONGEST_IDLE) -> Connection:
         """Return a kept connection, or a new one.
 
         :param deadline: in seconds of the monotonic clock.
+        :param longest_idle: in seconds, for which a kept one may have been idle.
         :raises UpstreamFailedError: if no connection can be opened.
         """
         if self._pid != os.getpid():
             self.close()  # after a fork, they belong to the parent
             self._pid = os.getpid()
         while (connection := _pop(self._idle)) is not None:
-            if connection.is_quiet() and connection.idle_seconds() < _LONGEST_IDLE:
+            if not connection.is_quiet() or connection.idle_seconds() >= _LONGEST_IDLE:
+                connection.close()
+            elif connection.idle_seconds() < longest_idle:
                 return connection
-            connection.close()
+            else:
+                self._idle.append(connection)  # all others were idle for longer
+                break
         return self.dial(deadline)
 
     def dial(self, deadline: float) -> Connection:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ MOCKED = Settings(
 def client_of(upstream: Upstream, session: requests.Session) -> BakryptClient:
     """A client with a session."""
     return BakryptClient(Settings.from_mapping(upstream.environ), session=session)
+
+
+def test_the_cookie_policy_of_a_session_stays(upstream: Upstream) -> None:
+    """Its cookies do not, but its owner may use it for something else."""
+    policy = DefaultCookiePolicy(blocked_domains=["example.com"])
+    with requests.Session() as session:
+        session.cookies.set_policy(policy)
+        session.cookies.set("a", "b")
+        client_of(upstream, session).exchange()
+        assert session.cookies.get_policy() is policy
+        assert not session.cookies
 
 
 def test_a_session_of_ones_own_is_used_and_left_open(upstream: Upstream) -> None:
@@ -594,6 +606,20 @@ def test_certificates_that_cannot_be_read_are_named_for_a_given_session(
             client_of(tls_upstream, session).exchange()
 
 
+@pytest.mark.parametrize("named_by", ["SSLKEYLOGFILE", "cert"])
+def test_a_folder_in_place_of_a_file(
+    monkeypatch: pytest.MonkeyPatch, tls_upstream: Upstream, tmp_path: Path, named_by: str
+) -> None:
+    """It is named, too."""
+    with requests.Session() as session:
+        if named_by == "cert":
+            session.cert = str(tmp_path)
+        else:
+            monkeypatch.setenv(named_by, str(tmp_path))
+        with pytest.raises(UpstreamFailedError, match=r"SSLKEYLOGFILE|the session names"):
+            client_of(tls_upstream, session).exchange()
+
+
 def test_a_certificate_of_bakrypts_that_nobody_signed(
     monkeypatch: pytest.MonkeyPatch, tls_upstream: Upstream
 ) -> None:
@@ -697,14 +723,16 @@ def test_a_process_that_forks_during_the_first_call_can_call(upstream: Upstream)
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("used_by", ["client", "user"])
-def test_a_process_that_forks_while_the_pools_are_locked_can_call(
-    upstream: Upstream, used_by: str
+@pytest.mark.parametrize("locked", ["pools", "cookies"])
+def test_a_process_that_forks_while_something_is_locked_can_call(
+    upstream: Upstream, used_by: str, locked: str
 ) -> None:
     """The thread that holds the lock is not in the child, which must not wait for it."""
     is_locked, may_end = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with adapter.poolmanager.pools.lock:
+        cookies: Any = session.cookies
+        with adapter.poolmanager.pools.lock if locked == "pools" else cookies._cookies_lock:  # noqa: SLF001
             is_locked.set()
             may_end.wait(10)
 

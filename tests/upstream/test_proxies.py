@@ -434,6 +434,13 @@ def test_a_ca_bundle_that_cannot_be_read_is_named(
     assert f"the certificates that {setting} names could not be read" in check()
 
 
+def test_a_ca_bundle_behind_a_closed_door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its name is too long for any folder, or nobody may enter that: nothing logs keys."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / ("a" * 300)))
+    with pytest.raises(UpstreamFailedError, match="the certificates that REQUESTS_CA_BUNDLE"):
+        BakryptClient(Settings(url="https://127.0.0.1:9", token="t", timeout=1)).exchange()
+
+
 def test_a_key_log_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python opens it with the certificates, which are well."""
     monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")

@@ -64,6 +64,23 @@ def test_a_call_without_a_body_keeps_its_connection(any_upstream: Upstream) -> N
     assert [call.connection for call in any_upstream.requests] == [1, 1]
 
 
+def test_a_connection_that_was_idle_is_not_used_for_what_is_sent_once(
+    any_upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An honest server may be closing it. What is asked again anyway may use it."""
+    any_upstream.behave = replying(200, {"uuid": "x"})
+    own, real = relay(any_upstream), time.monotonic
+    get = ApiRequest("transactions", "GET", "/v1/transactions/x/", {})
+    mint = ApiRequest("mint", "POST", "/v1/transactions/x/mint/", {})
+    for seconds, request in ((0, get), (0.9, mint), (2.1, mint), (10, get), (20, mint), (20, get)):
+        monkeypatch.setattr(time, "monotonic", lambda: real() + seconds)  # noqa: B023
+        own.send(request, TOKEN)
+    assert [call.connection for call in any_upstream.requests] == [1, 1, 2, 2, 3, 3]
+    own.send(upload([PART], len(PART)), TOKEN)  # its connection is closed
+    own.send(get, TOKEN)
+    assert [call.connection for call in any_upstream.requests[6:]] == [3, 2]
+
+
 def test_a_slow_caller(any_upstream: Upstream) -> None:
     """Between parts nothing is there to read, which is no fault."""
 

@@ -268,6 +268,26 @@ def fail_at_leisure(client: BakryptClient) -> None:
     assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_hears_why_its_certificate_is_refused(
+    authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    """By an alert (RFC 8446 section 6.2). Whoever runs it could not know otherwise."""
+    context, heard = tls_server(authority, "127.0.0.1"), []
+    context.maximum_version = version
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            context.wrap_socket(connection, server_side=True).recv(1)
+        except ssl.SSLError as error:
+            heard.append(error.reason)
+
+    refused = pytest.raises(UpstreamFailedError, match="no secure connection to bakrypt")
+    with serving(serve) as url, client_of(url) as client, refused:
+        client.password("alice", "a")
+    assert heard == ["TLSV1_ALERT_UNKNOWN_CA"]
+
+
 def test_a_flood_in_the_handshake_keeps_no_processor_busy() -> None:
     """A server in bakrypt's place can send HelloRequests before it shows a certificate."""
 
