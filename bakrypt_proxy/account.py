@@ -95,6 +95,11 @@ class Account:
             found.append(f"Redis cannot be used: {problem}")
         return found
 
+    @property
+    def uses_redis(self) -> bool:
+        """Whether anything uses Redis."""
+        return bool(self._redis_probes)
+
     def redis_problem(self) -> str | None:
         """Return why Redis cannot be used right now, or None if it can or nothing uses it.
 

@@ -111,6 +111,14 @@ def test_check_of_a_correct_setup(app: Flask, sandbox: Sandbox) -> None:
     }
 
 
+def test_check_of_a_redis_that_nothing_uses(sandbox: Sandbox) -> None:
+    """Without the secret of exchange there is no token to share, and Redis is not asked."""
+    environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": "redis://127.0.0.1:1/0"}
+    del environ["BAKRYPT_TOKEN"]
+    _, lines = check(create_app(environ))
+    assert lines["redis"] == "off nothing uses it: it shares the token of BAKRYPT_TOKEN"
+
+
 def test_check_of_refused_credentials(sandbox: Sandbox) -> None:
     """If bakrypt refuses credentials, the line names their settings."""
     wrong = {"BAKRYPT_TOKEN": "planted-wrong", "BAKRYPT_CLIENT_SECRET": "planted-wrong"}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ..errors import BakryptError, CredentialsRefusedError
 from ..upstream.responses import retry_after_seconds
-from .cached import Clock
+from .cached import Clock, Clocks, Moment
 
 _FIRST_COOLDOWN = 1.0  # seconds after a first failure; twice as long after each further one
 _CREDENTIALS_COOLDOWN = 30.0
@@ -16,22 +16,22 @@ FORCED_APART = 5.0  # seconds between renewals that callers ask for
 class Backoff:
     """Remembers the last failure for a while, so that nobody hammers a bakrypt in trouble.
 
-    :param clock: a monotonic clock, in seconds.
+    :param clocks: the clocks of this machine. The time that it sleeps counts.
     :param jitter: returns a number between two others.
     """
 
-    def __init__(self, clock: Clock, jitter: Callable[[float, float], float]) -> None:
-        self._clock = clock
+    def __init__(self, clocks: Clocks, jitter: Callable[[float, float], float]) -> None:
+        self._clocks = clocks
         self._jitter = jitter
         self._failures = 0
         self._error: BakryptError | None = None
-        self._until = -math.inf
+        self._until = Moment(-math.inf, -math.inf)
 
     def note(self, error: BakryptError) -> None:
         """Remember an error until its `cooldown` seconds have passed."""
         self._failures += 1
         self._error = error
-        self._until = self._clock() + min(error.cooldown or 0, LONGEST_COOLDOWN)
+        self._until = self._clocks.now().after(min(error.cooldown or 0, LONGEST_COOLDOWN))
 
     def forget(self) -> None:
         """Forget the last error after a success."""
@@ -39,7 +39,7 @@ class Backoff:
 
     def error(self) -> BakryptError | None:
         """Return the remembered error, or None if bakrypt may be asked again."""
-        left = self._until - self._clock()
+        left = -self._clocks.since(self._until)
         if self._error is None or left <= 0:
             return None
         error = self._error.again()

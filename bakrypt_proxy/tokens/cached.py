@@ -39,6 +39,10 @@ class Clocks(NamedTuple):
         """Return the time on both."""
         return Moment(self.monotonic(), self.wall())
 
+    def since(self, moment: Moment) -> float:
+        """Return the seconds since a moment, the time included that the machine slept."""
+        return max(self.monotonic() - moment.monotonic, self.wall() - moment.wall)
+
 
 class CachedToken:
     """A token that is being shared.

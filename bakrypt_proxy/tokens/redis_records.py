@@ -52,7 +52,7 @@ class Found:
     `was_forced`: a caller had the token renewed just now. `is_unshared`: bakrypt's tokens have no
     lifetime. `is_leased`: a process asks bakrypt. `is_mine`: the lease was free, and was taken.
     `is_late`: it was taken so late that others do not believe it.
-    `asked_at`: by the monotonic clock, before the look. `server_time`: by Redis' clock.
+    `asked`: before the look, by the clocks of this machine. `server_time`: by Redis' clock.
     """
 
     token: CachedToken | None
@@ -62,7 +62,7 @@ class Found:
     is_leased: bool
     is_mine: bool
     is_late: bool
-    asked_at: float
+    asked: Moment
     server_time: float
 
 
@@ -128,11 +128,11 @@ class Records:
             raise UnusableError("it neither gives the lease nor has one")
         return Found(
             *self._open_token(token, ttl, now, asked),
-            *self._open_error(error, now),
+            *_read_error(self._error_seal.open(error, now=now)),
             is_leased=is_leased,
             is_mine=is_mine,
             is_late=is_mine and not is_held,
-            asked_at=asked.monotonic,
+            asked=asked,
             server_time=now,
         )
 
@@ -151,14 +151,18 @@ class Records:
     ) -> bool:
         """Store the outcome and release the lease, unless it ran out and is another's by now.
 
+        Nothing is stored long after the lease: another process may have a newer token.
+
         :return: whether anything was written.
         """
-        began = self._clocks.monotonic()
+        began, longest = self._clocks.monotonic(), self._lease_seconds + _LATEST
         with redis.pipeline(transaction=True) as pipe:
             try:
                 with _losses_told():
                     pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
                     is_owner = pipe.getrange(self._lease_key, 0, _LAST_BYTE) == lease.value
+                    if not is_owner and self._clocks.since(lease.found.asked) > longest:
+                        return False
                     pipe.multi()
                     self._write(pipe, lease.found, outcome, is_forced=is_forced)
                     if is_owner:
@@ -179,7 +183,7 @@ class Records:
         is_forced: bool,
     ) -> None:
         now = found.server_time  # before the request: here a token ends no later than upstream
-        elapsed = self._clocks.monotonic() - found.asked_at
+        elapsed = self._clocks.monotonic() - found.asked.monotonic
         if isinstance(outcome, CachedToken):
             forced_until = now + elapsed + FORCED_APART if is_forced else 0
             body = {
@@ -208,19 +212,19 @@ class Records:
         cached = CachedToken(token, opened.body["lifetime"], asked.after(left))
         return cached, now < opened.body["forced_until"]
 
-    def _open_error(self, sealed: object, now: float) -> tuple[BakryptError | None, bool]:
-        """Return the remembered error and whether bakrypt's tokens have no lifetime."""
-        opened = self._error_seal.open(sealed, now=now)
-        if opened is None:
-            return None, False
-        if opened.body == _NOT_SHARED:
-            return None, True
-        kind = _KINDS[opened.body.pop("kind")]
-        error = kind(opened.body.pop("description"), **opened.body)
-        error.cooldown = opened.left
-        if error.retry_after is not None:
-            error.retry_after = str(math.ceil(opened.left))
-        return error, False
+
+def _read_error(opened: Opened | None) -> tuple[BakryptError | None, bool]:
+    """Return the remembered error and whether bakrypt's tokens have no lifetime."""
+    if opened is None:
+        return None, False
+    if opened.body == _NOT_SHARED:
+        return None, True
+    kind = _KINDS[opened.body.pop("kind")]
+    error = kind(opened.body.pop("description"), **opened.body)
+    error.cooldown = opened.left
+    if error.retry_after is not None:
+        error.retry_after = str(math.ceil(opened.left))
+    return error, False
 
 
 @contextmanager

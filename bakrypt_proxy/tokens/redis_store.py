@@ -96,14 +96,11 @@ class RedisTokenStore:
         """Return why Redis cannot be used right now, or None if all that a renewal does works."""
         try:
             with self._connect() as redis, redis_errors(self._redis_url):
-                found = self._records.look(redis)
-                probe = self._create_probe()
-                lease = Lease(probe.create_lease(found), found)
-                is_late = probe.look(redis, lease.value).is_late
-                probe.finish(redis, lease, _PROBE)
+                tries = (_is_late(redis, self._records, self._create_probe()) for _ in range(2))
+                # Once may be this process's own fault, which stood still.
+                return _LATE if all(tries) else None
         except UnusableError as error:
             return str(error)
-        return _LATE if is_late else None
 
     def _connect(self) -> "Redis":
         return Redis.from_url(self._redis_url.reveal(), **self._options)
@@ -150,7 +147,7 @@ class RedisTokenStore:
     ) -> Outcome:
         finish = partial(self._finish, redis, lease, last_try_at=renewal.deadline - 2 * ROUND_TRIP)
         end, now = renewal.deadline - ROUND_TRIP, self._clocks.monotonic()
-        lease_end = lease.found.asked_at + self._lease_seconds
+        lease_end = lease.found.asked.monotonic + self._lease_seconds
         if lease_end - now >= SHORTEST_FETCH:  # else Redis took too long to give it
             end = min(end, lease_end)
         try:
@@ -175,18 +172,27 @@ class RedisTokenStore:
         is_forced: bool = False,
         last_try_at: float,
     ) -> None:
-        for _ in range(2):
+        for is_last in (False, True):
             try:
                 with redis_errors(self._redis_url):
                     wrote = self._records.finish(redis, lease, outcome, is_forced=is_forced)
             except UnusableError as error:
-                self._outages.note_outage(error, wrote=True)
+                # Others wait for the lease. After a failover the name leads to the new primary.
+                if is_last or self._clocks.monotonic() > last_try_at:
+                    self._outages.note_outage(error, wrote=True)
+                    return
             else:
                 self._outages.note_return(wrote=wrote and outcome is not None)
-                break
-            # Others wait for the lease. After a failover the name leads to the new primary.
-            if self._clocks.monotonic() > last_try_at:
-                break
+                return
+
+
+def _is_late(redis: "Redis", records: Records, probe: Records) -> bool:
+    """Do all that a renewal does, with keys of a probe, and return whether its lease was late."""
+    found = records.look(redis)
+    lease = Lease(probe.create_lease(found), found)
+    is_late = probe.look(redis, lease.value).is_late
+    probe.finish(redis, lease, _PROBE)
+    return is_late
 
 
 class _Outages:

@@ -187,7 +187,7 @@ class SharedToken:
         self._clock, self._wall_clock = clock, wall_clock
         self._clocks = Clocks(clock, wall_clock)
         self._timeout, self._network = timeout, network
-        self._backoff = Backoff(clock, jitter)
+        self._backoff = Backoff(self._clocks, jitter)
         self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
         self._flight = _SingleFlight(self._clocks, timeout)
         self._held: CachedToken | None = None

@@ -4,6 +4,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -28,11 +29,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app import create_app as create_our_app
+from bakrypt_proxy import AccessToken
 from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.tokens import redis_connection
 from bakrypt_proxy.tokens.cached import Clocks, cache_token
 from bakrypt_proxy.tokens.redis_connection import ROUND_TRIP, redis_options
 from bakrypt_proxy.tokens.redis_records import Found, Lease, Records
+from bakrypt_proxy.tokens.redis_store import RedisTokenStore
+from bakrypt_proxy.tokens.shared import SharedToken
 from bakrypt_proxy.upstream.masking import Masked
 
 pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
@@ -160,6 +164,46 @@ def test_the_time_of_redis_goes_its_own_way(
         assert time.monotonic() - started < TIMEOUT
         assert step > 0 or [account.redis_problem() is None for account in accounts] == [False] * 2
     assert step > 0 or len(warnings(caplog)) == 2  # one of each process
+
+
+class Sleeper:
+    """A machine of the fleet, with its calls to bakrypt. It may sleep during the next one."""
+
+    def __init__(self, redis_url: str, timeout: float) -> None:
+        self.calls = 0
+        self.sleeps: Callable[[], float] | None = None  # and returns for how long
+        self._slept = 0.0
+        store = RedisTokenStore(
+            redis_url, secret="planted", upstream="x", timeout=timeout, clock=self._clock
+        )
+        self.token = SharedToken(self._fetch, timeout=timeout, store=store, clock=self._clock)
+
+    def _clock(self) -> float:
+        return time.monotonic() - self._slept
+
+    def _fetch(self, seconds: float) -> AccessToken:
+        self.calls += 1
+        name = f"token-{id(self)}-{self.calls}"
+        if self.sleeps is not None:
+            self._slept, self.sleeps = self.sleeps(), None
+        return {"access_token": name, "expires_in": 2, "token_type": "", "scope": ""}
+
+
+def test_a_machine_that_slept_while_it_had_the_lease(redis_server: RedisServer) -> None:
+    """Another one has renewed the token meanwhile. It stays, and a third one finds it."""
+    first, second, third = (Sleeper(redis_server.url, TIMEOUT) for _ in range(3))
+    theirs = []
+
+    def sleep() -> float:
+        started = time.monotonic()
+        time.sleep(2.1)
+        theirs.append(second.token.get()["access_token"])
+        return time.monotonic() - started
+
+    first.sleeps = sleep
+    assert first.token.get()["access_token"] == f"token-{id(first)}-2"
+    assert theirs == [third.token.get()["access_token"]]
+    assert [first.calls, second.calls, third.calls] == [2, 1, 0]
 
 
 def test_a_timeout_shorter_than_a_use_of_redis(
@@ -347,7 +391,7 @@ def test_a_lease_that_runs_out_while_a_slow_redis_stores_the_token() -> None:
     token = cache_token(
         {"access_token": "a", "expires_in": 60, "token_type": "", "scope": ""}, clocks.now()
     )
-    found = Found(None, False, None, False, False, True, False, time.monotonic(), time.time())
+    found = Found(None, False, None, False, False, True, False, clocks.now(), time.time())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}"

@@ -618,6 +618,22 @@ def test_a_token_that_is_over_before_the_call_is() -> None:
     assert bakrypt.calls == 1
 
 
+def test_a_machine_that_slept_through_a_cooldown() -> None:
+    """The error was for 8 s, and 10 are over."""
+    clocks, bakrypt = Clocks(), Bakrypt()
+    bakrypt.error = UpstreamFailedError("planted", retry_after="8")
+    token = clocks.share(bakrypt)
+    with pytest.raises(UpstreamFailedError):
+        token.get()
+    bakrypt.error = None
+    clocks.wall.now += 7
+    with pytest.raises(UpstreamFailedError) as caught:
+        token.get()
+    assert caught.value.retry_after == "1"
+    clocks.wall.now += 3
+    assert token.get()["access_token"] == "token-2"
+
+
 @pytest.mark.parametrize("jump", [-1, -3600, -1e9])
 def test_a_wall_clock_that_is_set_back(jump: float) -> None:
     """Nobody gets more than is left of the lifetime."""
