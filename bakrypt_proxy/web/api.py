@@ -205,7 +205,7 @@ def _send_file(current: Request, registration: Registration, api: Api, call: Cal
 
 def _create_assets(current: Request, registration: Registration, api: Api, call: Call) -> Response:
     body = read_assets(current)
-    names = api.receipts.names()
+    visitor = api.receipts.name()
     headers = _headers(current, "Accept-Language") | {"Content-Type": "application/json"}
 
     def said() -> list[str]:
@@ -214,7 +214,7 @@ def _create_assets(current: Request, registration: Registration, api: Api, call:
     api_request = ApiRequest(call.name, call.method, call.path, headers, (body,), len(body), said)
     found = _send(registration, api, api_request)
     response = json_response(found.text, found.status)
-    api.receipts.add(current, response, made_transactions(found.content), names)
+    api.receipts.add(current, response, made_transactions(found.content), visitor)
     return response
 
 

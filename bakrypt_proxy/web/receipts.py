@@ -26,10 +26,12 @@ from ..upstream.masking import Masked
 from .access import host_name, page_host
 
 Visitor = Callable[[], str | None]
-Names = dict["Receipts", str | None]
 
 MAX_AGE = 30 * 86400  # seconds
-_MAX_RECEIPTS = 20  # of one browser, each 96 bytes of its Cookie header, on http 84
+# Each takes 96 bytes of the Cookie header, on http 84. A server refuses all requests of a browser
+# whose cookies are too long, gunicorn above 8 KiB.
+_MAX_RECEIPTS = 20  # of one visitor
+_MAX_OTHERS = 40  # of the browser's other visitors, and of other blueprints of the app
 _LONGEST_VALUE = 100  # characters; ours have 51, and base64 could hide any number among them
 _REMEMBERED = 1024  # receipts of a worker that need not be verified again
 _REMEMBERED_HOSTS = 64  # values of the Host header
@@ -49,23 +51,18 @@ class Receipts:
     :param settings: the network that receipts are good for, and the keys that sign them.
     :param visitor: returns the name of the signed-in visitor, or an empty string or None. What a
         visitor made before signing in stays theirs.
-    :param family: the receipts of all blueprints of the app. These are added.
     :raises TypeError: if `visitor` is not callable, or is async.
     """
 
-    def __init__(
-        self, settings: Settings, visitor: Visitor | None, family: "list[Receipts]"
-    ) -> None:
+    def __init__(self, settings: Settings, visitor: Visitor | None) -> None:
         if visitor is not None and (not callable(visitor) or iscoroutinefunction(visitor)):
             raise TypeError("visitor must be a function that returns a string, and no async one")
-        self._family = family
         self._network = settings.url
         self._keys = Masked(_keys(settings))
         self._visitor = visitor
         # A page that polls sends the same receipt again and again: an eighth of a call's time.
         # What is refused raises, and is not remembered.
         self._verified = lru_cache(maxsize=_REMEMBERED)(self._verify)
-        family.append(self)
 
     def check_cookies(self, request: Request) -> None:
         """Refuse a request whose receipt could not be kept or would be sent in the clear.
@@ -100,7 +97,7 @@ class Receipts:
 
     def transactions(self, request: Request) -> list[UUID]:
         """Return the transactions whose receipts a request carries, newest first."""
-        return self.owned(request, self.name())
+        return self._owned(request, self.name())
 
     def name(self) -> str:
         """Return the name of the signed-in visitor, or an empty string.
@@ -112,45 +109,26 @@ class Receipts:
             return "".join(found or "")  # no proxy of a string: it would end in the signature
         raise TypeError(f"visitor must return a string or None, not {type(found).__name__}")
 
-    def names(self) -> Names:
-        """Return the visitor's name for each blueprint of the app.
-
-        Another blueprint's function may need what only its own requests have: then it is None.
-
-        :raises TypeError: as `name`.
-        """
-        others = [other for other in self._family if other is not self]
-        return {self: self.name(), **{other: _name_or_none(other) for other in others}}
-
     def add(
-        self, request: Request, response: Response, transactions: list[UUID], names: Names
+        self, request: Request, response: Response, transactions: list[UUID], visitor: str
     ) -> None:
-        """Set the receipts of new transactions, and remove the oldest ones above the limit.
+        """Set the receipts of new transactions, and remove the oldest ones above the limits.
 
-        Those of the browser's other visitors have a limit of their own, which grows with each
-        blueprint whose visitor is not known: a server refuses all requests of a browser whose
-        cookies are too long.
-
-        :param names: what `names` returned before the call: the app's function could fail now, and
+        :param visitor: what `name` returned before the call: the app's function could fail now, and
             the transactions would be lost.
         """
-        visitor = names[self] or ""
         for transaction in transactions:
             name = _cookie_name(request, transaction)
             value = self._signer(name, visitor).sign("").decode()
             _set_cookie(request, response, name, value, MAX_AGE)
-        old = [found for found in self.owned(request, visitor) if found not in transactions]
+        old = [found for found in self._owned(request, visitor) if found not in transactions]
         own = {*old, *transactions}
-        for receipts, asked in names.items():
-            own.update([] if asked is None else receipts.owned(request, asked))
-        # Any of the others may be of a visitor whose function has failed.
-        spared = _MAX_RECEIPTS * (1 + [*names.values()].count(None))
-        foreign = [found for found in _transactions(request) if found not in own]
-        surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + foreign[spared:]
+        others = [found for found in _transactions(request) if found not in own]
+        surplus = old[max(0, _MAX_RECEIPTS - len(transactions)) :] + others[_MAX_OTHERS:]
         for transaction in surplus:
             _set_cookie(request, response, _cookie_name(request, transaction), "", 0)
 
-    def owned(self, request: Request, visitor: str) -> list[UUID]:
+    def _owned(self, request: Request, visitor: str) -> list[UUID]:
         """Return the transactions of a visitor, by the receipts of a request, newest first."""
         found = []
         for name, value in _cookies(request).items():
@@ -191,13 +169,6 @@ class Receipts:
         return TimestampSigner(
             self._keys.reveal(), salt, key_derivation="hmac", digest_method=hashlib.sha256
         )
-
-
-def _name_or_none(receipts: Receipts) -> str | None:
-    try:
-        return receipts.name()
-    except Exception:  # noqa: BLE001 - whatever the host's function raises
-        return None
 
 
 def _keys(settings: Settings) -> list[bytes]:

@@ -73,7 +73,6 @@ class _State:
 
     by_endpoint: dict[str | None, Registration] = field(default_factory=dict)
     accounts: list[Account] = field(default_factory=list)
-    receipts: list[Receipts] = field(default_factory=list)
 
     def account(self, settings: Settings, client: BakryptClient | None) -> Account:
         """Return the app's account with these settings, made if it is the first."""
@@ -97,7 +96,7 @@ def register(app: App, blueprint: Blueprint, endpoints: Iterable[str], options: 
     account = state.account(settings, client)
     with settings_error_explained():
         is_api = options.opening is API
-        api = _create_api(settings, account, options, state.receipts) if is_api else None
+        api = _create_api(settings, account, options) if is_api else None
     registration = Registration(
         blueprint,
         settings,
@@ -109,15 +108,13 @@ def register(app: App, blueprint: Blueprint, endpoints: Iterable[str], options: 
     state.by_endpoint.update(dict.fromkeys(endpoints, registration))
 
 
-def _create_api(
-    settings: Settings, account: Account, options: Options, family: list[Receipts]
-) -> Api:
+def _create_api(settings: Settings, account: Account, options: Options) -> Api:
     transport = account.client.open_transport()
     if not isinstance(transport, Transport):
         raise TypeError("create_api_blueprint cannot use a client with a session of its own")
     return Api(
         Relay(transport, settings),
-        Receipts(settings, options.visitor, family),
+        Receipts(settings, options.visitor),
         Uploads(settings.uploads),
     )
 

@@ -329,7 +329,7 @@ def test_the_rest_of_a_body(client: FlaskClient, protocol: str, is_read: bool) -
 
 @pytest.mark.parametrize("other", [lambda: 7, lambda: g.staff])
 def test_another_blueprints_visitor_that_fails_here(api: Api, other: Any) -> None:
-    """It is asked for the sake of its receipts only, which are left alone then."""
+    """It is not asked: it may need what only its own requests have."""
     app = create_app(api.upstream.environ)
     blueprint = create_api_blueprint(name="staff", authorize=lambda: True, visitor=other)
     app.register_blueprint(blueprint, url_prefix="/staff")
