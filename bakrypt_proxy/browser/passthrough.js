@@ -22,8 +22,8 @@
   };
 
   async function sendToServer(url, input, init) {
-    const options =
-      isRequest(input) || isRequest(init) ? await read(new Request(input, init)) : init;
+    const isSimple = !isRequest(input) && isPlain(init);
+    const options = isSimple ? init : await read(new Request(input, init));
     const headers = new Headers(options?.headers);
     headers.delete("Authorization");
     const target = base + url.pathname.slice(1) + url.search;
@@ -31,11 +31,7 @@
       /^\/v1\/files\/?$/.test(url.pathname) && !(options?.body instanceof ReadableStream);
     for (let repeats = isFile ? REPEATS : 0; ; repeats -= 1) {
       // "include": the page may be of another origin of the same site, and receipts are cookies.
-      const own = { headers, credentials: "include" };
-      const get = (_, name) => own[name] ?? options?.[name];
-      // Not a copy: `fetch` reads inherited members and getters, too. Not over `options` itself: if
-      // it is frozen, a proxy may give no other values. Object.create rejects what is no object.
-      const response = await send(target, new Proxy(Object.create(options ?? null), { get }));
+      const response = await send(target, { ...options, headers, credentials: "include" });
       if (!repeats || !(await isTemporary(response))) return response;
       await wait(Number(response.headers.get("Retry-After")), options?.signal);
     }
@@ -62,6 +58,11 @@
       signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
       setTimeout(resolve, seconds * 1000);
     });
+  }
+
+  // Members of a class or a prototype would be lost where a monitoring tool copies the options.
+  function isPlain(options) {
+    return options == null || [Object.prototype, null].includes(Object.getPrototypeOf(options));
   }
 
   // Not instanceof: a request of another frame is one, too.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _GUNICORN = "gunicorn.socket"  # in the WSGI environ
+_SAFE_WITH_CHUNKS = ("Granian", "Werkzeug/")  # in SERVER_SOFTWARE
 _MOST_DIGITS = 18  # of a length
 _LONGEST_REST = 2.0  # seconds; a proxy that buffers requests needs some milliseconds
 _PART = 8 * 1024  # bytes, small: a slow caller's part is waited for
@@ -62,23 +63,25 @@ def read_body(request: Request, limit: int) -> bytes:
 def read_rest_after(response: Response, request: Request) -> None:
     """Have the rest of a request's body read and thrown away once its response is sent."""
     environ = request.environ
-    has_body = environ.get("CONTENT_LENGTH") not in {None, "", "0"}
+    has_length = environ.get("CONTENT_LENGTH") not in {None, "", "0"}
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return  # Each request of HTTP/2 has a stream of its own, which ends without the others.
     # Who asks before sending a body sends none now, except where gunicorn has said yes already.
     is_sent = "HTTP_EXPECT" not in environ or _GUNICORN in environ
-    is_there = is_sent and (has_body or "HTTP_TRANSFER_ENCODING" in environ)
-    if is_there and _ends_after_failure(environ):
+    if is_sent and (has_length or is_chunked) and _keeps_place(environ, is_chunked=is_chunked):
         response.call_on_close(partial(_read_rest, request))
 
 
-def _ends_after_failure(environ: "WSGIEnvironment") -> bool:
-    """Return whether the server ends a connection on which reading a body failed.
+def _keeps_place(environ: "WSGIEnvironment", *, is_chunked: bool) -> bool:
+    """Return whether no part of a body that breaks off can become the next request.
 
-    gunicorn does so since version 27, whose input notes it in `failed`. Older ones take the rest of
-    the body for the next request: request smuggling (RFC 9112 section 11.2).
+    That is request smuggling (RFC 9112 section 11.2). gunicorn notes since version 27 that reading
+    failed, and ends the connection. Others lose their place among chunks, such as cheroot.
     """
-    return _GUNICORN not in environ or hasattr(environ["wsgi.input"], "failed")
+    if _GUNICORN in environ:
+        return hasattr(environ["wsgi.input"], "failed")
+    return not is_chunked or environ.get("SERVER_SOFTWARE", "").startswith(_SAFE_WITH_CHUNKS)
 
 
 def _read_rest(request: Request) -> None:
@@ -86,7 +89,7 @@ def _read_rest(request: Request) -> None:
         return
     try:
         # Whatever a server raises: the caller has left, stalls or sends nonsense, and has its
-        # response. The server sees the error, too (`_ends_after_failure`).
+        # response. The server sees the error, too (`_keeps_place`).
         with suppress(Exception), _bounded(request.environ):
             stream, end = _input_of(request), time.monotonic() + _LONGEST_REST
             while stream.read(_PART) and time.monotonic() < end:

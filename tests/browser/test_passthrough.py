@@ -293,6 +293,45 @@ class TestCalls:
         assert found["headers"]["cookie"] == "receipt=1"
         assert "authorization" not in found["headers"]
 
+    @pytest.mark.parametrize(
+        "wrapper",
+        [
+            "(url, options) => native(url, { ...options, headers: trace(options.headers) })",
+            "(url, options) => native(url, Object.assign({}, options))",
+            "(url, options) => {"
+            " options.headers = trace(options.headers); return native(url, options); }",
+            "(...sent) => native(new Request(...sent))",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "form",
+        [
+            "fetch('{url}', {{ method: 'POST', body: 'words' }})",
+            "fetch('{url}', Object.freeze({{ method: 'POST', body: 'words' }}))",
+            "fetch('{url}', Object.create({{ method: 'POST', body: 'words' }}))",
+            "fetch(new Request('{url}', {{ method: 'POST', body: 'words' }}))",
+        ],
+    )
+    def test_behind_a_monitoring_tool(
+        self, context: BrowserContext, recorder: Recorder, wrapper: str, form: str
+    ) -> None:
+        """It has replaced `fetch` before us, and copies the options or writes to them."""
+        context.add_init_script(f"""
+            const native = window.fetch;
+            const trace = (headers) => {{
+                const own = new Headers(headers);
+                own.set("Traceparent", "00-planted");
+                return own;
+            }};
+            window.fetch = {wrapper};
+        """)
+        with opened(context, recorder.app) as page:
+            page.evaluate("document.cookie = 'receipt=1'")
+            found = call(page, form.format(url=FILES))
+        assert (found["method"], found["body"]) == ("POST", "words")
+        assert found["headers"]["cookie"] == "receipt=1"
+        assert found["headers"].get("traceparent", "00-planted") == "00-planted"
+
     @pytest.mark.parametrize("init", ["undefined", "null", "{}"])
     def test_no_options(self, page: Page, init: str) -> None:
         """It is a GET then."""

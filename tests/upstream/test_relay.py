@@ -191,3 +191,16 @@ def test_a_token_that_json_escapes(any_upstream: Upstream, token: str) -> None:
         any_upstream.behave = replying(200, written.encode())
         with pytest.raises(UpstreamFailedError, match="repeated a secret"):
             own.send(ApiRequest("transactions", "GET", "/v1/transactions/x/", {}), Masked(token))
+
+
+def test_the_search_for_the_token_is_as_quick_as_reading(any_upstream: Upstream) -> None:
+    """A caller may have chosen what bakrypt repeats: a MiB of quotes costs no more than letters."""
+    own = relay(any_upstream)
+    call = ApiRequest("transactions", "GET", "/v1/transactions/x/", {})
+    times = {}
+    for text in ("x" * 1_000_000, '"' * 500_000, "\\" * 500_000, "\x7f" * 170_000, "/" * 1_000_000):
+        any_upstream.behave = replying(200, {"a": text})
+        started = time.thread_time()
+        assert own.send(call, TOKEN).content == {"a": text}
+        times[text[0]] = time.thread_time() - started
+    assert max(times.values()) < 20 * times["x"] + 0.05, times

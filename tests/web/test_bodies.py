@@ -1,4 +1,4 @@
-"""What is read of a refused request's body, where the server gives its socket as gunicorn does."""
+"""What is read of a refused request's body, by what the server is."""
 
 import io
 
@@ -50,3 +50,29 @@ def test_the_rest_of_a_body_on_gunicorn(
     response = client.post("/bakrypt/v1/no/", environ_overrides=environ, buffered=True)
     assert response.status_code == 404
     assert (sent.tell(), sock.timeouts) == (read, timeouts)
+
+
+@pytest.mark.parametrize(
+    ("server", "read"),
+    [
+        ("Granian", LENGTH),
+        ("Werkzeug/3.1", LENGTH),
+        ("Cheroot/11.1", 0),
+        ("gevent/26.9", 0),
+        ("", 0),
+    ],
+)
+def test_the_rest_of_chunks(server: str, read: int) -> None:
+    """Other servers may take what follows a broken chunk for a request."""
+    app = Flask("host")
+    app.config["BAKRYPT_TOKEN"] = "planted"
+    app.register_blueprint(create_api_blueprint())
+    sent = io.BytesIO(bytes(LENGTH))
+    environ = {
+        "wsgi.input": sent,
+        "wsgi.input_terminated": True,
+        "SERVER_SOFTWARE": server,
+        "HTTP_TRANSFER_ENCODING": "chunked",
+    }
+    app.test_client().post("/bakrypt/v1/no/", environ_overrides=environ, buffered=True)
+    assert sent.tell() == read
