@@ -126,7 +126,7 @@ def _add_routes(blueprint: Blueprint) -> list[str]:
     add_route(blueprint, "/receipts/", receipts, "GET", head=False)
     add_route(blueprint, "/passthrough.js", passthrough, "GET")
     add_route(blueprint, "/openapi.json", openapi, "GET")
-    add_catch_all(blueprint, ("/v1", "/v1/", "/v1/<path:path>"), "unknown")
+    add_catch_all(blueprint, "/v1", "unknown")
     names = [call.name for call in CALLS]
     return [*names, "receipts", "passthrough", "openapi", "lists", "unknown"]
 

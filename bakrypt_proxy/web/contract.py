@@ -8,7 +8,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from flask import Blueprint, Request, Response, current_app, request
@@ -21,6 +21,7 @@ from werkzeug.exceptions import (
     TooManyRequests,
     default_exceptions,
 )
+from werkzeug.routing import BaseConverter
 
 from ..errors import BakryptError, InvalidRequestError, UnavailableError
 from ..telemetry.calls import request_id as upstream_request_id
@@ -45,6 +46,7 @@ _COMMON_HEADERS = [
     ("Vary", "Origin"),
     ("X-Content-Type-Options", "nosniff"),
 ]
+_REST = "bakrypt_rest"  # the converter's name in rules
 _SAFE_METHODS = {"GET", "HEAD"}  # RFC 9110 section 9.2.1; a link on any page may lead there
 _ERROR_BY_STATUS = {401: "access_denied", 403: "access_denied", 429: "too_many_requests"}
 
@@ -83,11 +85,20 @@ def add_route(
     blueprint.record(lambda state: _add_other_methods(state, endpoint, head))
 
 
-def add_catch_all(blueprint: Blueprint, rules: Iterable[str], endpoint: str) -> None:
-    """Answer all methods of all other paths with a 404 by the contract."""
+class _Rest(BaseConverter):
+    """The rest of a path, also if it begins with a slash, which `path` does not take."""
+
+    regex = ".*?"
+    weight = 300  # after all others
+    part_isolating = False
+
+
+def add_catch_all(blueprint: Blueprint, path: str, endpoint: str) -> None:
+    """Answer all methods of a path, and of all other paths below it, with a 404 by the contract."""
 
     def add(state: BlueprintSetupState) -> None:
-        for rule in rules:
+        state.app.url_map.converters[_REST] = _Rest
+        for rule in (path, f"{path}/<{_REST}:rest>"):
             state.add_url_rule(
                 rule,
                 endpoint,
