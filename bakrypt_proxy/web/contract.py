@@ -88,7 +88,7 @@ def add_route(
 class _Rest(BaseConverter):
     """The rest of a path, also if it begins with a slash, which `path` does not take."""
 
-    regex = ".*?"
+    regex = r"[\s\S]*?"  # line breaks, too
     weight = 300  # after all others
     part_isolating = False
 

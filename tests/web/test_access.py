@@ -63,6 +63,9 @@ def cors_headers(response: Any) -> dict[str, str]:
         {"Sec-Fetch-Site": "same-origin", "Origin": OWN},
         {"Sec-Fetch-Site": "same-origin"},
         {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "none", "Origin": OWN},
+        {"Sec-Fetch-Site": "none", "Origin": LISTED},
+        {"Sec-Fetch-Site": "same-origin", "Sec-Purpose": "prefetch"},
         {"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy.example"},
         {"Origin": OWN},
         {"Origin": LISTED},
@@ -89,6 +92,10 @@ def test_who_may_call(app: Flask, headers: dict[str, str]) -> None:
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "nonsense"},
+        # Of a background fetch in another site's service worker, and of its speculation rules.
+        *({"Origin": origin, "Sec-Fetch-Site": "none"} for origin in NEAR_MISSES),
+        {"Sec-Fetch-Site": "none", "Sec-Purpose": "prefetch"},
+        {"Sec-Fetch-Site": "none", "Sec-Purpose": "prefetch;prerender"},
     ],
 )
 def test_who_may_not_call(app: Flask, sandbox: Sandbox, path: str, headers: dict[str, str]) -> None:

@@ -453,6 +453,8 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/bakrypt/v1//x", 404),
     ("GET", "/bakrypt/v1//", 404),
     ("POST", "/bakrypt/v1//files/", 404),
+    ("POST", "/bakrypt/v1/files/%0a", 404),
+    ("GET", "/bakrypt/v1/%0d%0ax", 404),
     ("POST", "/bakrypt/v1///files", 404),
     ("GET", f"/bakrypt/v1//transactions/{TRANSACTION}/", 404),
     ("GET", "/bakrypt/v1/users/", 404),
