@@ -128,6 +128,7 @@ def redis_url(value: object) -> str:
     """Return the address of a Redis, whose packages must be installed."""
     text = _text(value)
     try:
+        text.encode()  # a byte of the environment that is no UTF-8 cannot be sent
         parts = urlsplit(text)
         is_address = bool(parts.hostname or parts.scheme == "unix") and (
             parts.port is None or parts.port > 0

@@ -277,7 +277,7 @@ def _redis_finding(account: Account) -> Finding:
     if account.settings.redis_url is None:
         return Finding("redis", "off", "each process has its own token")
     if not account.uses_redis:
-        return Finding("redis", "off", "nothing uses it: it shares the token of BAKRYPT_TOKEN")
+        return Finding("redis", "off", "no token is shared: BAKRYPT_TOKEN is not set")
     problem = account.redis_problem()
     if problem is None:
         return Finding("redis", "ok", "it works")

@@ -116,7 +116,7 @@ def test_check_of_a_redis_that_nothing_uses(sandbox: Sandbox) -> None:
     environ = {**sandbox.environ, "BAKRYPT_REDIS_URL": "redis://127.0.0.1:1/0"}
     del environ["BAKRYPT_TOKEN"]
     _, lines = check(create_app(environ))
-    assert lines["redis"] == "off nothing uses it: it shares the token of BAKRYPT_TOKEN"
+    assert lines["redis"] == "off no token is shared: BAKRYPT_TOKEN is not set"
 
 
 def test_check_of_refused_credentials(sandbox: Sandbox) -> None:

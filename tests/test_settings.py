@@ -345,3 +345,10 @@ def test_cookie_keys_on_several_lines(tmp_path: Path) -> None:
     path.write_text(f"{', '.join(keys)}\r\n")
     settings = Settings.from_mapping({"BAKRYPT_COOKIE_KEY_FILE": str(path)})
     assert settings.cookie_key == ", ".join(keys)
+
+
+def test_a_redis_address_that_is_no_utf8() -> None:
+    """A byte of the environment that cannot be sent: each call would fail."""
+    with pytest.raises(SettingsError, match="BAKRYPT_REDIS_URL") as caught:
+        Settings.from_mapping({"BAKRYPT_REDIS_URL": "redis://:planted\udce9@127.0.0.1:6379/0"})
+    assert "planted" not in str(caught.value)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ..errors import BakryptError, CredentialsRefusedError
 from ..upstream.responses import retry_after_seconds
-from .cached import Clock, Clocks, Moment
+from .cached import Clocks, Moment
 
 _FIRST_COOLDOWN = 1.0  # seconds after a first failure; twice as long after each further one
 _CREDENTIALS_COOLDOWN = 30.0
@@ -63,15 +63,18 @@ class Backoff:
 
 
 class Reports:
-    """Keeps renewals apart that callers ask for, by reporting the token as refused."""
+    """Keeps renewals apart that callers ask for, by reporting the token as refused.
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._renewed_at = -math.inf
+    :param clocks: the clocks of this machine. The time that it sleeps counts.
+    """
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+        self._renewed = Moment(-math.inf, -math.inf)
 
     def note(self) -> None:
         """Note that a report has caused a renewal."""
-        self._renewed_at = self._clock()
+        self._renewed = self._clocks.now()
 
     def must_wait(self, *, at_once: bool, asked_at: float = math.inf) -> bool:
         """Return whether a report is ignored, because another one caused a renewal just now.
@@ -79,6 +82,6 @@ class Reports:
         :param at_once: it is to be believed all the same, unless that renewal came after it.
         :param asked_at: when the caller came, by the monotonic clock; by default, now.
         """
-        if at_once and self._renewed_at <= asked_at:
+        if at_once and self._renewed.monotonic <= asked_at:
             return False
-        return self._clock() < self._renewed_at + FORCED_APART
+        return self._clocks.since(self._renewed) < FORCED_APART

@@ -33,7 +33,6 @@ from ..upstream.masking import Masked
 KEY_PREFIX = "bakrypt_proxy:{shared}"
 ROUND_TRIP = 0.3  # seconds, connecting included; three of them fit into a caller's last second
 _LONGEST_MESSAGE = 200  # characters
-_QUOTE = 8  # characters of a password that no message may repeat
 
 
 class UnusableError(Exception):
@@ -69,32 +68,14 @@ def explain(error: Exception, redis_url: str) -> str:
     """Return Redis' own message as one short line, without what it quotes of the password."""
     message = str(error)[: 10 * _LONGEST_MESSAGE]
     message = re.sub(r"^Command # .*? of pipeline caused error: ", "", message, flags=re.DOTALL)
-    password = Masked(urlsplit(redis_url).password or "")
-    texts = (message, message.partition(":")[0])
-    message = next((text for text in texts if not _repeats(text, password)), "not to be repeated")
+    # Redis quotes what it does not know, cut and with other blanks; redis-py quotes bytes.
+    message = re.sub(r"(, with args beginning with|\bb['\"]).*", "", message, flags=re.DOTALL)
+    password = urlsplit(redis_url).password or ""
+    for secret in {password, unquote(password)} - {""}:
+        message = message.replace(secret, "***")
     # redis-py cuts the code off, such as MOVED; its class says the same.
     line = " ".join(f"{type(error).__name__}: {message}".split())
     return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST_MESSAGE]
-
-
-def _repeats(message: str, password: Masked[str]) -> bool:
-    """Return whether a message quotes a password or a part of it, in whatever form.
-
-    Redis cuts what it quotes and makes blanks of line ends; redis-py writes bytes with backslashes.
-    Letters and digits remain.
-    """
-    said = _letters(message)
-    for spelt in (password.reveal(), unquote(password.reveal())):
-        for letters in (_letters(spelt), _letters(repr(spelt.encode())[2:-1])):
-            size = min(_QUOTE, len(letters))
-            parts = (letters[at : at + size] for at in range(len(letters) - size + 1))
-            if (size and any(part in said for part in parts)) or (spelt and spelt in message):
-                return True
-    return False
-
-
-def _letters(text: str) -> str:
-    return "".join(c for c in text if c.isascii() and c.isalnum())
 
 
 @contextmanager

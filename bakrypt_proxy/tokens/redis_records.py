@@ -151,17 +151,17 @@ class Records:
     ) -> bool:
         """Store the outcome and release the lease, unless it ran out and is another's by now.
 
-        Nothing is stored long after the lease: another process may have a newer token.
+        Nothing is stored long after the lease: another process may have a newer token by then.
 
         :return: whether anything was written.
         """
-        began, longest = self._clocks.monotonic(), self._lease_seconds + _LATEST
+        began = self._clocks.monotonic()
         with redis.pipeline(transaction=True) as pipe:
             try:
                 with _losses_told():
                     pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
                     is_owner = pipe.getrange(self._lease_key, 0, _LAST_BYTE) == lease.value
-                    if not is_owner and self._clocks.since(lease.found.asked) > longest:
+                    if not is_owner and self._is_old(lease):
                         return False
                     pipe.multi()
                     self._write(pipe, lease.found, outcome, is_forced=is_forced)
@@ -169,10 +169,14 @@ class Records:
                         pipe.delete(self._lease_key)
                     return bool(pipe.execute())
             except WatchError:
-                if self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
-                    return False  # The caller's last second has no room for two slow uses.
+                # The caller's last second has no room for two slow uses.
+                if self._is_old(lease) or self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
+                    return False
                 self._write(pipe, lease.found, outcome, is_forced=is_forced)
                 return bool(pipe.execute())
+
+    def _is_old(self, lease: Lease) -> bool:
+        return self._clocks.since(lease.found.asked) > self._lease_seconds + _LATEST
 
     def _write(
         self,

@@ -191,7 +191,7 @@ class SharedToken:
         self._renewer = _Renewer(fetch, timeout, store, self._clocks, self._backoff)
         self._flight = _SingleFlight(self._clocks, timeout)
         self._held: CachedToken | None = None
-        self._reports = Reports(clock)
+        self._reports = Reports(self._clocks)
 
     def get(self, rejected: str | None = None, *, at_once: bool = False) -> AccessToken:
         """Return the token with what is left of its lifetime, renewed first if it must be.

@@ -5,10 +5,10 @@ import ssl
 import sys
 from contextlib import suppress
 from io import BytesIO
+from threading import RLock
 from typing import Any
 
 import requests
-from requests.cookies import RequestsCookieJar
 from requests.exceptions import InvalidProxyURL, InvalidSchema
 from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
@@ -132,9 +132,8 @@ class GivenSession:
             # New locks, too. A copied lock may be held by a thread that does not exist here, and
             # a lock of our own around this could be such a one.
             self._no_pools = PoolManager(num_pools=0).pools
-            jar = self._session.cookies
-            policy = jar.get_policy() if isinstance(jar, RequestsCookieJar) else None
-            self._session.cookies = RequestsCookieJar(policy)
+            # No public name leads to this one.
+            self._session.cookies._cookies_lock = RLock()  # type: ignore[attr-defined] # noqa: SLF001
             self._pid = os.getpid()
         manager = getattr(adapter, "poolmanager", None)
         if isinstance(manager, PoolManager) and manager.pools is not self._no_pools:
@@ -206,14 +205,15 @@ def _failure(causes: list[BaseException], proxy: str) -> UpstreamFailedError:
 def _is_of_own_files(causes: list[BaseException]) -> bool:
     """Return whether a call failed by the files of this side's certificates, not by the peer's."""
     error, root = causes[0], causes[-1]
-    if type(error) is OSError and error.errno is None:  # how requests says that one is not there
+    if type(error) is OSError and str(error).startswith("Could not find "):  # said by requests
         return True
     if isinstance(root, ssl.SSLError):
         return root.library == "X509" or "PEM lib" in str(root)
     is_denied = isinstance(root, PermissionError) and isinstance(
         error, requests.exceptions.SSLError
     )
-    return is_denied or isinstance(root, IsADirectoryError)
+    is_folder = isinstance(root, IsADirectoryError) and isinstance(error, requests.ConnectionError)
+    return is_denied or is_folder
 
 
 def _causes(error: BaseException | None, handled: BaseException | None) -> list[BaseException]:

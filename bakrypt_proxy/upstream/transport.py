@@ -143,13 +143,12 @@ class ConnectionPool:
             self.close()  # after a fork, they belong to the parent
             self._pid = os.getpid()
         while (connection := _pop(self._idle)) is not None:
-            if not connection.is_quiet() or connection.idle_seconds() >= _LONGEST_IDLE:
-                connection.close()
-            elif connection.idle_seconds() < longest_idle:
+            is_good = connection.is_quiet() and connection.idle_seconds() < _LONGEST_IDLE
+            if is_good and connection.idle_seconds() < longest_idle:
                 return connection
-            else:
-                self._idle.append(connection)  # all others were idle for longer
-                break
+            connection.close()
+            if is_good:
+                break  # All others were idle for longer. The new one takes the place of this one.
         return self.dial(deadline)
 
     def dial(self, deadline: float) -> Connection:

@@ -634,6 +634,17 @@ def test_a_machine_that_slept_through_a_cooldown() -> None:
     assert token.get()["access_token"] == "token-2"
 
 
+def test_a_machine_that_slept_between_two_reports() -> None:
+    """The second one comes 5 s after the first renewal, and is believed."""
+    clocks, bakrypt = Clocks(), Bakrypt()
+    token = clocks.share(bakrypt)
+    token.get()
+    assert token.get("token-1")["access_token"] == "token-2"
+    assert token.get("token-2")["access_token"] == "token-2"
+    clocks.wall.now += 6
+    assert token.get("token-2")["access_token"] == "token-3"
+
+
 @pytest.mark.parametrize("jump", [-1, -3600, -1e9])
 def test_a_wall_clock_that_is_set_back(jump: float) -> None:
     """Nobody gets more than is left of the lifetime."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from http.cookiejar import DefaultCookiePolicy
+from http.cookiejar import DefaultCookiePolicy, MozillaCookieJar
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from misbehaving import (
     sending,
 )
 from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.cookies import create_cookie
 from urllib3.util import Retry
 
 from bakrypt_proxy import (
@@ -51,15 +52,33 @@ def client_of(upstream: Upstream, session: requests.Session) -> BakryptClient:
     return BakryptClient(Settings.from_mapping(upstream.environ), session=session)
 
 
-def test_the_cookie_policy_of_a_session_stays(upstream: Upstream) -> None:
+def test_the_cookie_jar_of_a_session_stays(upstream: Upstream, tmp_path: Path) -> None:
     """Its cookies do not, but its owner may use it for something else."""
     policy = DefaultCookiePolicy(blocked_domains=["example.com"])
+    jar: Any = MozillaCookieJar(tmp_path / "cookies", policy=policy)
     with requests.Session() as session:
-        session.cookies.set_policy(policy)
-        session.cookies.set("a", "b")
+        session.cookies = jar
+        session.cookies.set_cookie(create_cookie("a", "b"))
         client_of(upstream, session).exchange()
-        assert session.cookies.get_policy() is policy
-        assert not session.cookies
+        assert session.cookies is jar
+        assert not list(jar)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("out of quota"), IsADirectoryError(21, "Is a directory", "/cache")]
+)
+def test_an_error_of_an_adapters_own(upstream: Upstream, error: OSError) -> None:
+    """It is not one of certificates."""
+
+    class Failing(HTTPAdapter):
+        def send(self, *_: Any, **__: Any) -> Any:
+            raise error
+
+    with requests.Session() as session:
+        session.mount("http://", Failing())
+        with pytest.raises(UpstreamFailedError) as caught:
+            client_of(upstream, session).exchange()
+    assert "certificates" not in str(caught.value)
 
 
 def test_a_session_of_ones_own_is_used_and_left_open(upstream: Upstream) -> None:
