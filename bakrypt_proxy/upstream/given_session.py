@@ -208,7 +208,7 @@ def _is_of_own_files(causes: list[BaseException]) -> bool:
     if type(error) is OSError and str(error).startswith("Could not find "):  # said by requests
         return True
     if isinstance(root, ssl.SSLError):
-        return root.library == "X509" or "PEM lib" in str(root)
+        return str(root).startswith("[X509") or "PEM lib" in str(root)
     is_denied = isinstance(root, PermissionError) and isinstance(
         error, requests.exceptions.SSLError
     )

@@ -222,7 +222,7 @@ def test_a_timeout_shorter_than_a_use_of_redis(
 
 
 def test_more_than_an_answer_when_a_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """redis-py connects anew, in the same use."""
+    """redis-py connects once more, in the same use."""
     monkeypatch.setattr(redis_connection, "ROUND_TRIP", 1.0)
 
     def serve(connection: socket.socket) -> None:

@@ -272,7 +272,7 @@ def fail_at_leisure(client: BakryptClient) -> None:
 def test_a_server_hears_why_its_certificate_is_refused(
     authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
-    """By an alert (RFC 8446 section 6.2). Whoever runs it could not know otherwise."""
+    """By an alert (RFC 8446 section 6.2). Its owner could not know otherwise."""
     context, heard = tls_server(authority, "127.0.0.1"), []
     context.maximum_version = version
 
