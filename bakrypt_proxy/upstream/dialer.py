@@ -205,7 +205,8 @@ def _closing_on_failure(sock: BoundedSocket, peer: str, description: str) -> Ite
 
 def is_of_key_log(error: BaseException) -> bool:
     """Return whether Python failed to open the file into which it writes TLS' keys."""
-    return isinstance(error, OSError) and error.filename == os.environ.get("SSLKEYLOGFILE", "")
+    path = os.environ.get("SSLKEYLOGFILE")
+    return bool(path) and isinstance(error, OSError) and error.filename == path
 
 
 def describe_failure(error: Exception, peer: str, otherwise: str) -> UpstreamFailedError:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from io import BytesIO
 from threading import RLock
 from typing import Any
+from weakref import WeakSet
 
 import requests
 from requests.exceptions import InvalidProxyURL, InvalidSchema
@@ -28,6 +29,8 @@ from .masking import Masked
 from .response_reader import Response
 from .transport import Request
 
+# By OpenSSL, before it sends anything. A peer's weak certificate has other words.
+_OWN_CERTIFICATE_REFUSED = {"EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "NO_CERTIFICATE_ASSIGNED"}
 _CHUNK = 16 * 1024  # bytes
 # `peer` is bakrypt, or bakrypt and the proxy before it, where requests does not tell which.
 _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
@@ -41,6 +44,22 @@ _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 )
 
 
+_sessions: WeakSet[requests.Session] = WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a new process, give each session's cookies a lock: a thread of the parent may hold theirs.
+
+    Not later: threads of this process could be waiting for it. No public name leads to it.
+    """
+    for session in list(_sessions):
+        session.cookies._cookies_lock = RLock()  # type: ignore[attr-defined] # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 class GivenSession:
     """Sends requests by `session.send`, where users' adapters and test tools hook in.
 
@@ -51,6 +70,7 @@ class GivenSession:
 
     def __init__(self, session: requests.Session, url: str) -> None:
         self._session = session
+        _sessions.add(session)
         self._url = url
         self._pid = 0  # its owner may have used it in another process
         self._no_pools: Any = None
@@ -132,8 +152,6 @@ class GivenSession:
             # New locks, too. A copied lock may be held by a thread that does not exist here, and
             # a lock of our own around this could be such a one.
             self._no_pools = PoolManager(num_pools=0).pools
-            # No public name leads to this one.
-            self._session.cookies._cookies_lock = RLock()  # type: ignore[attr-defined] # noqa: SLF001
             self._pid = os.getpid()
         manager = getattr(adapter, "poolmanager", None)
         if isinstance(manager, PoolManager) and manager.pools is not self._no_pools:
@@ -208,7 +226,8 @@ def _is_of_own_files(causes: list[BaseException]) -> bool:
     if type(error) is OSError and str(error).startswith("Could not find "):  # said by requests
         return True
     if isinstance(root, ssl.SSLError):
-        return str(root).startswith("[X509") or "PEM lib" in str(root)
+        is_unreadable = str(root).startswith("[X509") or "PEM lib" in str(root)
+        return is_unreadable or root.reason in _OWN_CERTIFICATE_REFUSED
     is_denied = isinstance(root, PermissionError) and isinstance(
         error, requests.exceptions.SSLError
     )

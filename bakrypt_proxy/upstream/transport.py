@@ -81,7 +81,9 @@ class Transport:
         :param limit: the most bytes of the response's body to read.
         :raises UpstreamFailedError: if no response comes that can be read.
         """
-        connection = self._pool.acquire(time.monotonic() + silence, longest_idle=_FRESH)
+        connection = self._pool.acquire(
+            time.monotonic() + silence, longest_idle=_FRESH, is_last_use=length > 0
+        )
         try:
             return connection.stream(
                 self._head(request, length),
@@ -132,23 +134,30 @@ class ConnectionPool:
         self._pid = os.getpid()
         weakref.finalize(self, _close_all, self._idle)
 
-    def acquire(self, deadline: float, *, longest_idle: float = _LONGEST_IDLE) -> Connection:
+    def acquire(
+        self, deadline: float, *, longest_idle: float = _LONGEST_IDLE, is_last_use: bool = False
+    ) -> Connection:
         """Return a kept connection, or a new one.
 
         :param deadline: in seconds of the monotonic clock.
         :param longest_idle: in seconds, for which a kept one may have been idle.
+        :param is_last_use: whether it will not be kept afterwards.
         :raises UpstreamFailedError: if no connection can be opened.
         """
         if self._pid != os.getpid():
             self.close()  # after a fork, they belong to the parent
             self._pid = os.getpid()
         while (connection := _pop(self._idle)) is not None:
-            is_good = connection.is_quiet() and connection.idle_seconds() < _LONGEST_IDLE
-            if is_good and connection.idle_seconds() < longest_idle:
+            if not connection.is_quiet() or connection.idle_seconds() >= _LONGEST_IDLE:
+                connection.close()
+                continue
+            if connection.idle_seconds() < longest_idle:
                 return connection
-            connection.close()
-            if is_good:
-                break  # All others were idle for longer. The new one takes the place of this one.
+            if is_last_use:
+                self._idle.append(connection)
+            else:
+                connection.close()  # the new one takes its place
+            break  # all others were idle for longer
         return self.dial(deadline)
 
     def dial(self, deadline: float) -> Connection:

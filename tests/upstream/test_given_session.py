@@ -17,6 +17,7 @@ import pytest
 import requests
 import requests_mock
 import responses
+import trustme
 from misbehaving import (
     TOKEN_REPLY,
     Behaviour,
@@ -662,6 +663,30 @@ class Bare:
 
 class Unclosable(Bare, BaseAdapter):
     """Its `close` is that of `BaseAdapter`, which raises `NotImplementedError`."""
+
+
+def test_the_lock_of_the_cookies_stays(upstream: Upstream) -> None:
+    """Another thread of this process may wait for it, and would wait for ever."""
+    with requests.Session() as session:
+        cookies: Any = session.cookies
+        lock = cookies._cookies_lock  # noqa: SLF001 - there is no public name
+        client_of(upstream, session).exchange()
+        assert cookies._cookies_lock is lock  # noqa: SLF001
+
+
+def test_a_certificate_of_ones_own_that_openssl_refuses(
+    tls_upstream: Upstream, tmp_path: Path
+) -> None:
+    """Its key is of another kind."""
+    authority = trustme.CA()
+    rsa = authority.issue_cert("me", key_type=trustme.KeyType.RSA)
+    ec = authority.issue_cert("me", key_type=trustme.KeyType.ECDSA)
+    rsa.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    ec.private_key_pem.write_to_path(tmp_path / "key")
+    with requests.Session() as session:
+        session.cert = (str(tmp_path / "certificate"), str(tmp_path / "key"))
+        with pytest.raises(UpstreamFailedError, match="the session names cannot be used"):
+            client_of(tls_upstream, session).exchange()
 
 
 @pytest.mark.parametrize("kind", [Bare, Unclosable])

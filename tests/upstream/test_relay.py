@@ -76,9 +76,12 @@ def test_a_connection_that_was_idle_is_not_used_for_what_is_sent_once(
         monkeypatch.setattr(time, "monotonic", lambda: real() + seconds)  # noqa: B023
         own.send(request, TOKEN)
     assert [call.connection for call in any_upstream.requests] == [1, 1, 2, 2, 3, 3]
-    own.send(upload([PART], len(PART)), TOKEN)  # its connection is closed
-    own.send(get, TOKEN)  # and those before it are, too: each was replaced by the next
-    assert [call.connection for call in any_upstream.requests[6:]] == [3, 4]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 30)
+    own.send(upload([PART], len(PART)), TOKEN)  # over a connection that is closed
+    own.send(get, TOKEN)  # over the one that was not fresh enough for the file
+    own.send(upload([PART], len(PART)), TOKEN)  # over the same: it is fresh, and is closed
+    own.send(get, TOKEN)  # none is left: each mint's took the place of the one before
+    assert [call.connection for call in any_upstream.requests[6:]] == [4, 3, 3, 5]
 
 
 def test_a_slow_caller(any_upstream: Upstream) -> None:
