@@ -95,6 +95,8 @@ def _text(value: object) -> str:
             f"must be text, not {type(value).__name__}: put it in quotes, and load it as it stands "
             "(Flask's from_prefixed_env turns digits into a number)"
         )
+    if value.encode(errors="replace").decode() != value:  # a byte of the environment, perhaps
+        raise ValueError("is not valid UTF-8")
     return value.strip()
 
 
@@ -128,7 +130,6 @@ def redis_url(value: object) -> str:
     """Return the address of a Redis, whose packages must be installed."""
     text = _text(value)
     try:
-        text.encode()  # a byte of the environment that is no UTF-8 cannot be sent
         parts = urlsplit(text)
         is_address = bool(parts.hostname or parts.scheme == "unix") and (
             parts.port is None or parts.port > 0

@@ -347,8 +347,16 @@ def test_cookie_keys_on_several_lines(tmp_path: Path) -> None:
     assert settings.cookie_key == ", ".join(keys)
 
 
-def test_a_redis_address_that_is_no_utf8() -> None:
-    """A byte of the environment that cannot be sent: each call would fail."""
-    with pytest.raises(SettingsError, match="BAKRYPT_REDIS_URL") as caught:
-        Settings.from_mapping({"BAKRYPT_REDIS_URL": "redis://:planted\udce9@127.0.0.1:6379/0"})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BAKRYPT_REDIS_URL", "redis://:planted\udce9@127.0.0.1:6379/0"),
+        ("BAKRYPT_COOKIE_KEY", "planted\udce9" + "k" * 32),
+    ],
+)
+def test_a_setting_that_is_no_utf8(name: str, value: str) -> None:
+    """A byte of the environment that cannot be sent or signed with: each call would fail."""
+    with pytest.raises(SettingsError, match=f"{name} is not valid UTF-8") as caught:
+        Settings.from_mapping({name: value})
     assert "planted" not in str(caught.value)
+    assert caught.value.__context__ is None
