@@ -59,7 +59,7 @@ def test_the_cookie_jar_of_a_session_stays(upstream: Upstream, tmp_path: Path) -
     jar: Any = MozillaCookieJar(tmp_path / "cookies", policy=policy)
     with requests.Session() as session:
         session.cookies = jar
-        session.cookies.set_cookie(create_cookie("a", "b"))
+        jar.set_cookie(create_cookie("a", "b"))  # type: ignore[no-untyped-call]
         client_of(upstream, session).exchange()
         assert session.cookies is jar
         assert not list(jar)
