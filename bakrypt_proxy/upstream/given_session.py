@@ -5,9 +5,7 @@ import ssl
 import sys
 from contextlib import suppress
 from io import BytesIO
-from threading import RLock
 from typing import Any
-from weakref import WeakSet
 
 import requests
 from requests.exceptions import InvalidProxyURL, InvalidSchema
@@ -30,7 +28,12 @@ from .response_reader import Response
 from .transport import Request
 
 # By OpenSSL, before it sends anything. A peer's weak certificate has other words.
-_OWN_CERTIFICATE_REFUSED = {"EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "NO_CERTIFICATE_ASSIGNED"}
+_OWN_CERTIFICATE_REFUSED = {
+    "EE_KEY_TOO_SMALL",
+    "CA_KEY_TOO_SMALL",
+    "CA_MD_TOO_WEAK",
+    "NO_CERTIFICATE_ASSIGNED",
+}
 _CHUNK = 16 * 1024  # bytes
 # `peer` is bakrypt, or bakrypt and the proxy before it, where requests does not tell which.
 _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
@@ -44,22 +47,6 @@ _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 )
 
 
-_sessions: WeakSet[requests.Session] = WeakSet()
-
-
-def _renew_locks() -> None:
-    """In a new process, give each session's cookies a lock: a thread of the parent may hold theirs.
-
-    Not later: threads of this process could be waiting for it. No public name leads to it.
-    """
-    for session in list(_sessions):
-        session.cookies._cookies_lock = RLock()  # type: ignore[attr-defined] # noqa: SLF001
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_locks)
-
-
 class GivenSession:
     """Sends requests by `session.send`, where users' adapters and test tools hook in.
 
@@ -70,7 +57,6 @@ class GivenSession:
 
     def __init__(self, session: requests.Session, url: str) -> None:
         self._session = session
-        _sessions.add(session)
         self._url = url
         self._pid = 0  # its owner may have used it in another process
         self._no_pools: Any = None
@@ -228,6 +214,8 @@ def _is_of_own_files(causes: list[BaseException]) -> bool:
     if isinstance(root, ssl.SSLError):
         is_unreadable = str(root).startswith("[X509") or "PEM lib" in str(root)
         return is_unreadable or root.reason in _OWN_CERTIFICATE_REFUSED
+    if isinstance(root, SSLError) and "private key is encrypted" in str(root):  # urllib3's words
+        return True
     is_denied = isinstance(root, PermissionError) and isinstance(
         error, requests.exceptions.SSLError
     )

@@ -18,6 +18,12 @@ import requests
 import requests_mock
 import responses
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from misbehaving import (
     TOKEN_REPLY,
     Behaviour,
@@ -665,26 +671,23 @@ class Unclosable(Bare, BaseAdapter):
     """Its `close` is that of `BaseAdapter`, which raises `NotImplementedError`."""
 
 
-def test_the_lock_of_the_cookies_stays(upstream: Upstream) -> None:
-    """Another thread of this process may wait for it, and would wait for ever."""
-    with requests.Session() as session:
-        cookies: Any = session.cookies
-        lock = cookies._cookies_lock  # noqa: SLF001 - there is no public name
-        client_of(upstream, session).exchange()
-        assert cookies._cookies_lock is lock  # noqa: SLF001
-
-
-def test_a_certificate_of_ones_own_that_openssl_refuses(
-    tls_upstream: Upstream, tmp_path: Path
+@pytest.mark.parametrize("fault", ["another kind", "encrypted"])
+def test_a_key_of_ones_own_that_cannot_be_used(
+    tls_upstream: Upstream, tmp_path: Path, fault: str
 ) -> None:
-    """Its key is of another kind."""
-    authority = trustme.CA()
-    rsa = authority.issue_cert("me", key_type=trustme.KeyType.RSA)
-    ec = authority.issue_cert("me", key_type=trustme.KeyType.ECDSA)
-    rsa.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
-    ec.private_key_pem.write_to_path(tmp_path / "key")
+    """Nothing was sent: OpenSSL or urllib3 refuses it."""
+    authority, key = trustme.CA(), tmp_path / "key"
+    own = authority.issue_cert("me", key_type=trustme.KeyType.RSA)
+    own.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    if fault == "encrypted":
+        plain = load_pem_private_key(own.private_key_pem.bytes(), None)
+        kind = BestAvailableEncryption(b"planted")
+        key.write_bytes(plain.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, kind))
+    else:
+        other = authority.issue_cert("me", key_type=trustme.KeyType.ECDSA)
+        other.private_key_pem.write_to_path(key)
     with requests.Session() as session:
-        session.cert = (str(tmp_path / "certificate"), str(tmp_path / "key"))
+        session.cert = (str(tmp_path / "certificate"), str(key))
         with pytest.raises(UpstreamFailedError, match="the session names cannot be used"):
             client_of(tls_upstream, session).exchange()
 
@@ -767,16 +770,14 @@ def test_a_process_that_forks_during_the_first_call_can_call(upstream: Upstream)
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("used_by", ["client", "user"])
-@pytest.mark.parametrize("locked", ["pools", "cookies"])
-def test_a_process_that_forks_while_something_is_locked_can_call(
-    upstream: Upstream, used_by: str, locked: str
+def test_a_process_that_forks_while_the_pools_are_locked_can_call(
+    upstream: Upstream, used_by: str
 ) -> None:
     """The thread that holds the lock is not in the child, which must not wait for it."""
     is_locked, may_end = threading.Event(), threading.Event()
 
     def hold() -> None:
-        cookies: Any = session.cookies
-        with adapter.poolmanager.pools.lock if locked == "pools" else cookies._cookies_lock:  # noqa: SLF001
+        with adapter.poolmanager.pools.lock:
             is_locked.set()
             may_end.wait(10)
 
