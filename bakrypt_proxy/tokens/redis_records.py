@@ -151,7 +151,7 @@ class Records:
     ) -> bool:
         """Store the outcome and release the lease, unless it ran out and is another's by now.
 
-        Nothing is stored long after the lease: another process may have a newer token by then.
+        Long after the lease nothing is replaced: another process may have a newer token by then.
 
         :return: whether anything was written.
         """
@@ -161,21 +161,20 @@ class Records:
                 with _losses_told():
                     pipe.watch(self._lease_key)  # type: ignore[no-untyped-call]
                     is_owner = pipe.getrange(self._lease_key, 0, _LAST_BYTE) == lease.value
-                    if not is_owner and self._is_old(lease):
-                        return False
+                    is_late = not is_owner and self._is_over(lease)
                     pipe.multi()
-                    self._write(pipe, lease.found, outcome, is_forced=is_forced)
+                    self._write(pipe, lease.found, outcome, is_forced=is_forced, is_late=is_late)
                     if is_owner:
                         pipe.delete(self._lease_key)
                     return bool(pipe.execute())
             except WatchError:
-                # The caller's last second has no room for two slow uses.
-                if self._is_old(lease) or self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
-                    return False
-                self._write(pipe, lease.found, outcome, is_forced=is_forced)
+                if self._clocks.monotonic() - began > _TIME_FOR_ANOTHER:
+                    return False  # The caller's last second has no room for two slow uses.
+                is_late = self._is_over(lease)
+                self._write(pipe, lease.found, outcome, is_forced=is_forced, is_late=is_late)
                 return bool(pipe.execute())
 
-    def _is_old(self, lease: Lease) -> bool:
+    def _is_over(self, lease: Lease) -> bool:
         return self._clocks.since(lease.found.asked) > self._lease_seconds + _LATEST
 
     def _write(
@@ -185,6 +184,7 @@ class Records:
         outcome: Outcome | BakryptError | None,
         *,
         is_forced: bool,
+        is_late: bool,
     ) -> None:
         now = found.server_time  # before the request: here a token ends no later than upstream
         elapsed = self._clocks.monotonic() - found.asked.monotonic
@@ -196,11 +196,12 @@ class Records:
                 "forced_until": forced_until,
             }
             sealed = self._token_seal.close(body, now=now, seconds=outcome.lifetime)
-            pipe.set(self._token_key, sealed, pxat=int((now + outcome.lifetime) * 1000))
+            end = int((now + outcome.lifetime) * 1000)
+            pipe.set(self._token_key, sealed, pxat=end, nx=is_late)
             pipe.delete(self._error_key)
             return
         body, cooldown = _describe(outcome)
-        if cooldown:
+        if cooldown and not is_late:
             sealed = self._error_seal.close(body, now=now, seconds=elapsed + cooldown)
             pipe.set(self._error_key, sealed, px=max(1, int(cooldown * 1000)))
 
