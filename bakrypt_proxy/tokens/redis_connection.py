@@ -66,13 +66,14 @@ def redis_options(redis_url: str) -> dict[str, Any]:
 
 def explain(error: Exception, redis_url: str) -> str:
     """Return Redis' own message as one short line, without what it quotes of the password."""
-    message = str(error)[: 10 * _LONGEST_MESSAGE]
+    message = str(error)
+    password = urlsplit(redis_url).password or ""
+    for secret in {password, unquote(password)} - {""}:
+        message = message.replace(secret, "***")  # before it is cut: a part would remain
+    message = message[: 10 * _LONGEST_MESSAGE]
     message = re.sub(r"^Command # .*? of pipeline caused error: ", "", message, flags=re.DOTALL)
     # Redis quotes what it does not know, cut and with other blanks; redis-py quotes bytes.
     message = re.sub(r"(, with args beginning with|\bb['\"]).*", "", message, flags=re.DOTALL)
-    password = urlsplit(redis_url).password or ""
-    for secret in {password, unquote(password)} - {""}:
-        message = message.replace(secret, "***")
     # redis-py cuts the code off, such as MOVED; its class says the same.
     line = " ".join(f"{type(error).__name__}: {message}".split())
     return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST_MESSAGE]

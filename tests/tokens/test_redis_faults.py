@@ -637,6 +637,12 @@ def test_a_quote_of_the_password(tmp_path: Path, password: str) -> None:
     assert explain(whole, address) == "ValueError: -ERR *** at once"
 
 
+def test_a_password_where_the_message_is_cut() -> None:
+    """Its first half does not remain."""
+    told = explain(ValueError(" " * 1990 + "planted-password"), "redis://:planted-password@redis")
+    assert "plant" not in told
+
+
 def test_a_password_that_is_a_word_of_redis() -> None:
     """What was wrong is still told."""
     told = explain(ValueError("Error 111 connecting to redis:6379"), "redis://:redis@redis:6379")
