@@ -124,9 +124,8 @@ class BakryptClient:
             if not _is_text(parameters, name):
                 # Nothing is chained: Python's own error would hold the value.
                 raise InvalidRequestError(f"{name} is not valid Unicode text") from None
-        form = urlencode({**parameters.reveal(), "grant_type": grant.grant_type})
-        body = Masked(f"{self._credentials.reveal()}&{form}")
-        del form
+        form = Masked(urlencode(parameters.reveal()))
+        body = Masked(f"{self._credentials.reveal()}&grant_type={grant.grant_type}&{form.reveal()}")
         request = Request(grant.path, _FORM_HEADERS, body)
         return self._fetch(grant, request, Masked(self.settings.client_secret))
 

@@ -148,10 +148,11 @@ class ConnectionPool:
             self.close()  # after a fork, they belong to the parent
             self._pid = os.getpid()
         while (connection := _pop(self._idle)) is not None:
-            if not connection.is_quiet() or connection.idle_seconds() >= _LONGEST_IDLE:
+            idle = connection.idle_seconds()
+            if idle >= _LONGEST_IDLE or not connection.is_quiet():
                 connection.close()
                 continue
-            if connection.idle_seconds() < longest_idle:
+            if idle < longest_idle:
                 return connection
             if is_last_use:
                 self._idle.append(connection)

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from flask import Request, Response
 from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityTooLarge
-from werkzeug.wsgi import get_input_stream
+from werkzeug.wsgi import LimitedStream, get_input_stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -49,8 +49,9 @@ def read_body(request: Request, limit: int) -> bytes:
     length = declared_length(request) or 0
     if length > limit:
         raise RequestEntityTooLarge
-    # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
-    request.max_content_length = limit + 1
+    # Up to a known length, or else werkzeug looks once more for an end. Otherwise one more than
+    # allowed: it cuts off a chunked body at its limit without an error.
+    request.max_content_length = limit + 1 if _is_chunked(request) else length or limit + 1
     size = len(request.get_data())
     if size > limit:
         raise RequestEntityTooLarge
@@ -63,14 +64,24 @@ def read_body(request: Request, limit: int) -> bytes:
 def read_rest_after(response: Response, request: Request) -> None:
     """Have the rest of a request's body read and thrown away once its response is sent."""
     environ = request.environ
-    has_length = environ.get("CONTENT_LENGTH") not in {None, "", "0"}
-    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
+    is_chunked = _is_chunked(request)
+    has_rest = environ.get("CONTENT_LENGTH") not in {None, "", "0"} and not _is_read(request)
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return  # Each request of HTTP/2 has a stream of its own, which ends without the others.
     # Who asks before sending a body sends none now, except where gunicorn has said yes already.
     is_sent = "HTTP_EXPECT" not in environ or _GUNICORN in environ
-    if is_sent and (has_length or is_chunked) and _keeps_place(environ, is_chunked=is_chunked):
+    if is_sent and (is_chunked or has_rest) and _keeps_place(environ, is_chunked=is_chunked):
         response.call_on_close(partial(_read_rest, request))
+
+
+def _is_chunked(request: Request) -> bool:
+    return "HTTP_TRANSFER_ENCODING" in request.environ
+
+
+def _is_read(request: Request) -> bool:
+    """Return whether a body of known length was read to its end."""
+    stream = vars(request).get("stream")  # asking the request for it would make one
+    return isinstance(stream, LimitedStream) and stream.is_exhausted
 
 
 def _keeps_place(environ: "WSGIEnvironment", *, is_chunked: bool) -> bool:

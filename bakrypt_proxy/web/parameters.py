@@ -51,9 +51,7 @@ class Parameters:
 
         :raises InvalidRequestError: if it is not a string.
         """
-        if name not in self._values.reveal():
-            return None
-        value = Masked(self._values.reveal()[name])
+        value = Masked(self._values.reveal().get(name, ""))
         if value.reveal() is None or value.reveal() == "":
             return None
         if not isinstance(value.reveal(), str):
@@ -65,9 +63,10 @@ class Parameters:
 
         :raises InvalidRequestError: if it is left out, empty, null or not a string.
         """
-        if self.get(name) is None:
+        value = Masked(self.get(name))
+        if value.reveal() is None:
             raise InvalidRequestError(f"{name} is missing")
-        return cast("str", self.get(name))
+        return cast("str", value.reveal())
 
 
 _NONE = Parameters(())
@@ -97,8 +96,7 @@ def keep_form(request: Request) -> None:
     From the form alone, werkzeug's replacement for bytes that are not UTF-8 cannot be told from
     what the caller wrote.
     """
-    length = request.content_length
-    if length is not None and length <= MAX_BODY and request.mimetype == _FORM:
+    if request.mimetype == _FORM and (request.content_length or MAX_BODY + 1) <= MAX_BODY:
         request.get_data()
 
 

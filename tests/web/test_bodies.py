@@ -5,7 +5,7 @@ import io
 import pytest
 from flask import Flask
 
-from bakrypt_proxy import create_api_blueprint
+from bakrypt_proxy import create_api_blueprint, create_blueprint
 
 LENGTH = 100_000
 
@@ -76,3 +76,50 @@ def test_the_rest_of_chunks(server: str, read: int) -> None:
     }
     app.test_client().post("/bakrypt/v1/no/", environ_overrides=environ, buffered=True)
     assert sent.tell() == read
+
+
+class Counting:
+    """Notes how many bytes each read returned."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = io.BytesIO(body)
+        self.reads: list[int] = []
+
+    def read(self, size: int = -1) -> bytes:
+        """Note it."""
+        data = self._body.read(size)
+        self.reads.append(len(data))
+        return data
+
+
+@pytest.mark.parametrize("head", [{}, {"wsgi.input_terminated": True}])
+def test_a_body_is_read_once(head: dict[str, bool]) -> None:
+    """Each read may wait for another thread of the server, also the one that finds the end."""
+    sent = Counting(b'{"username": "alice"}')
+    environ = {"wsgi.input": sent, "CONTENT_LENGTH": "21", **head}
+    assert _sign_in(environ) == "password is missing"
+    assert sent.reads == [21]
+
+
+def test_a_length_does_not_count_for_chunks() -> None:
+    """Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3)."""
+    environ = {
+        "wsgi.input": io.BytesIO(b'{"username": "alice"}'),
+        "wsgi.input_terminated": True,
+        "HTTP_TRANSFER_ENCODING": "chunked",
+        "CONTENT_LENGTH": "5",
+    }
+    assert _sign_in(environ) == "password is missing"
+
+
+def _sign_in(environ: dict[str, object]) -> object:
+    app = Flask("host")
+    app.config.update(BAKRYPT_CLIENT_ID="id", BAKRYPT_CLIENT_SECRET="planted")
+    app.register_blueprint(create_blueprint())
+    response = app.test_client().post(
+        "/auth/token/",
+        content_type="application/json",
+        environ_overrides=environ,
+        buffered=True,
+    )
+    return response.get_json()["error_description"]
