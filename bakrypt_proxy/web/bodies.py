@@ -49,9 +49,10 @@ def read_body(request: Request, limit: int) -> bytes:
     length = declared_length(request) or 0
     if length > limit:
         raise RequestEntityTooLarge
-    # Up to a known length, or else werkzeug looks once more for an end. Otherwise one more than
+    # Up to a known length, or else werkzeug reads once more for the end. Otherwise one more than
     # allowed: it cuts off a chunked body at its limit without an error.
-    request.max_content_length = limit + 1 if _is_chunked(request) else length or limit + 1
+    has_length = length > 0 and not _is_chunked(request)
+    request.max_content_length = length if has_length else limit + 1
     size = len(request.get_data())
     if size > limit:
         raise RequestEntityTooLarge

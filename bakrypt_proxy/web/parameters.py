@@ -96,7 +96,8 @@ def keep_form(request: Request) -> None:
     From the form alone, werkzeug's replacement for bytes that are not UTF-8 cannot be told from
     what the caller wrote.
     """
-    if request.mimetype == _FORM and (request.content_length or MAX_BODY + 1) <= MAX_BODY:
+    length = request.content_length if request.mimetype == _FORM else None
+    if length is not None and length <= MAX_BODY:
         request.get_data()
 
 
