@@ -127,14 +127,6 @@ class DeadlineSocket:
             except BlockingIOError:
                 wait_for_write(self._sock, left)
 
-    def sendall(self, data: bytes) -> None:
-        """Write all.
-
-        :raises TimeoutError: if the deadline has passed.
-        """
-        while data:
-            data = data[self.send(data) :]
-
     def _count_read(self) -> None:
         self._reads_left -= 1
         if self.received > self._size or self._reads_left < 0:

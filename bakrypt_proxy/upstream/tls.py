@@ -6,18 +6,24 @@ socket below has one deadline for all reads and writes that one of ours needs.
 """
 
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
-
-from urllib3.util.ssltransport import SSL_BLOCKSIZE, SSLTransport
+from typing import TypeVar
 
 from .deadline_socket import BoundedSocket, time_left
 
+Result = TypeVar("Result")
+
 _LONGEST_HANDSHAKE = 256 * 1024  # bytes; OpenSSL takes 100 KiB of certificates
+_READ_SIZE = 16 * 1024  # bytes
 
 
-class TlsSocket(SSLTransport):
+class TlsSocket:
     """A client's side of TLS.
+
+    urllib3's `SSLTransport` sends what TLS has to say before it returns what TLS has read. If the
+    other side is gone, the response is lost then, and stays in a frame that a crash reporter
+    collects.
 
     :param deadline: for the handshake, in seconds of the monotonic clock.
     :raises OSError: if the handshake fails, or takes longer.
@@ -28,17 +34,21 @@ class TlsSocket(SSLTransport):
         self, sock: BoundedSocket, context: ssl.SSLContext, name: str, deadline: float
     ) -> None:
         self._below = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._decrypted = 0  # bytes, since `allow`
         self._is_ended = False  # by the alert that says so
+        self.settimeout: Callable[[float], None] = sock.settimeout
+        self.close: Callable[[], None] = sock.close
         sock.settimeout(time_left(deadline))
         sock.allow(_LONGEST_HANDSHAKE)
-        # An end that TLS does not confirm may be an attacker's (RFC 9112 section 9.8).
         try:
-            super().__init__(cast("Any", sock), context, name, suppress_ragged_eofs=False)
+            self._run(self._tls.do_handshake)
         except ssl.SSLError:
             with suppress(OSError):
-                sock.send(self.outgoing.read())  # the alert that says why (RFC 8446 section 6.2)
+                self._send_outgoing()  # the alert that says why (RFC 8446 section 6.2)
             raise
+        self._send_outgoing()
 
     @property
     def received(self) -> int:
@@ -59,9 +69,15 @@ class TlsSocket(SSLTransport):
         self._below.allow(size)
         self._decrypted = 0
 
-    def recv(self, size: int = SSL_BLOCKSIZE, flags: int = 0) -> bytes:
-        """Read what is there, or wait for it."""
-        data = cast("bytes", super().recv(size, flags))
+    def recv(self, size: int) -> bytes:
+        """Read what is there, or wait for it.
+
+        What TLS has to say then is sent with the next request (RFC 8446 section 4.6.3).
+
+        :raises OSError: also if the other side ended the connection without an alert, which may
+            have been an attacker (RFC 9112 section 9.8).
+        """
+        data = self._run(lambda: self._tls.read(size))
         self._decrypted += len(data)
         self._is_ended = not data
         return data
@@ -70,14 +86,35 @@ class TlsSocket(SSLTransport):
         """Read what is there, and return nothing if only tickets or part of a record are there."""
         while True:
             try:
-                data = self.sslobj.read(SSL_BLOCKSIZE)
+                data = self._tls.read(_READ_SIZE)
             except ssl.SSLWantReadError:
-                if not self.incoming.write(self._below.receive_now()):
+                if not self._incoming.write(self._below.receive_now()):
                     return b""
             else:
                 self._decrypted += len(data)
                 return data
 
+    def send(self, data: bytes) -> int:
+        """Write all, and return how many bytes that is."""
+        sent = self._run(lambda: self._tls.write(data))
+        self._send_outgoing()
+        return sent
+
     def is_quiet(self) -> bool:
         """Return whether nothing was received that is not read yet, be it part of a record."""
-        return not self.incoming.pending and not self.sslobj.pending() and self._below.is_quiet()
+        return not self._incoming.pending and not self._tls.pending() and self._below.is_quiet()
+
+    def _run(self, step: Callable[[], Result]) -> Result:
+        """Run a step of TLS. Read what it waits for."""
+        while True:
+            with suppress(ssl.SSLWantReadError):
+                return step()
+            with suppress(ConnectionError):  # what came before is there nevertheless
+                self._send_outgoing()
+            if not self._incoming.write(self._below.recv(_READ_SIZE)):
+                self._incoming.write_eof()
+
+    def _send_outgoing(self) -> None:
+        data = self._outgoing.read()
+        while data:
+            data = data[self._below.send(data) :]

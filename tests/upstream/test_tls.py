@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -307,7 +308,7 @@ def test_a_flood_of_tickets_keeps_no_processor_busy(
     """TLS reads on behind each of them, and no read of ours returns (RFC 8446 section 4.6.1)."""
     context, keys = tls_server(authority, "127.0.0.1"), tmp_path / "keys"
     context.num_tickets, context.keylog_filename = 0, str(keys)
-    tickets, is_ready = b"\x04\0\0\x12" + bytes(8) + b"\x01\x01\0\x04abcd\0\0", threading.Event()
+    tickets, is_ready = ticket_of(4), threading.Event()
 
     def serve(connection: socket.socket) -> None:
         tls = TlsByHand(connection, context)
@@ -325,10 +326,16 @@ def test_a_flood_of_tickets_keeps_no_processor_busy(
         fail_at_leisure(client)
 
 
-def records_of(keys: Path, content: bytes, kind: bytes, numbers: range) -> Iterator[bytes]:
-    """Records of a server with these sequence numbers (RFC 8446 sections 5.2, 5.3 and 7.3)."""
+def records_of(
+    keys: Path, content: bytes, kind: bytes, numbers: range, *, updates: int = 0
+) -> Iterator[bytes]:
+    """Records of a server with these sequence numbers (RFC 8446 sections 5.2, 5.3 and 7.3).
+
+    :param updates: how many times the server has changed its key before (section 7.2).
+    """
     lines = [line.split() for line in keys.read_text().splitlines()]
-    secret = next(bytes.fromhex(line[2]) for line in lines if line[0] == "SERVER_TRAFFIC_SECRET_0")
+    found = [bytes.fromhex(line[2]) for line in lines if line[0] == "SERVER_TRAFFIC_SECRET_0"]
+    secret = found[-1]
     algorithm = hashes.SHA384() if len(secret) == 48 else hashes.SHA256()
 
     def expand(label: bytes, length: int) -> bytes:
@@ -336,11 +343,60 @@ def records_of(keys: Path, content: bytes, kind: bytes, numbers: range) -> Itera
         info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
         return HKDFExpand(algorithm, length, info).derive(secret)
 
+    for _ in range(updates):
+        secret = expand(b"traffic upd", len(secret))
     cipher = AESGCM(expand(b"key", 32 if len(secret) == 48 else 16))
     nonce = int.from_bytes(expand(b"iv", 12), "big")
     head = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
     for number in numbers:
         yield head + cipher.encrypt((nonce ^ number).to_bytes(12, "big"), content + kind, head)
+
+
+@pytest.mark.parametrize("tickets", [0, 2], ids=["in one read", "in several"])
+def test_a_response_is_there_whatever_tls_cannot_send(
+    authority: trustme.CA,
+    trusted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tickets: int,
+) -> None:
+    """The server asks for a new key (RFC 8446 section 4.6.3) and is gone before it hears of one.
+
+    The response was lost, in a frame that a crash reporter collects.
+    """
+    context, keys, gone = tls_server(authority, "127.0.0.1"), tmp_path / "keys", threading.Event()
+    context.num_tickets, context.keylog_filename = 0, str(keys)
+    update, recv = b"\x18\0\0\x01\x01", TlsSocket.recv
+
+    def recv_late(sock: TlsSocket, size: int) -> bytes:
+        assert gone.wait(5)
+        return recv(sock, size)
+
+    def serve(connection: socket.socket) -> None:
+        gone.clear()
+        answer = answer_with(f"token-of-{TlsByHand(connection, context).receive()}")
+        last = range(tickets, tickets + 1)
+        records = [
+            *records_of(keys, update, b"\x16", range(1)),
+            *records_of(keys, update, b"\x16", range(1), updates=1),  # OpenSSL answers this one
+            *records_of(keys, ticket_of(16_000), b"\x16", range(tickets), updates=2),
+            *records_of(keys, answer, b"\x17", last, updates=2),
+        ]
+        connection.sendall(b"".join(records))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        gone.set()
+
+    monkeypatch.setattr(TlsSocket, "recv", recv_late)
+    with serving(serve) as url, client_of(url) as client:
+        for name in ("alice", "bob", "carol"):
+            assert client.password(name, "p")["access_token"] == f"token-of-{name}"
+
+
+def ticket_of(size: int) -> bytes:
+    """A message with a ticket for a later session (RFC 8446 section 4.6.1)."""
+    ticket = bytes(8) + b"\x01\x01" + size.to_bytes(2, "big") + bytes(size) + b"\0\0"
+    return b"\x04" + len(ticket).to_bytes(3, "big") + ticket
 
 
 def test_records_that_come_byte_by_byte_keep_no_processor_busy(
