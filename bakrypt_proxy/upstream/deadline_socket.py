@@ -97,7 +97,7 @@ class DeadlineSocket:
             try:
                 data = self._sock.recv(size)
             except BlockingIOError:
-                wait_for_read(self._sock, left)
+                _check(wait_for_read(self._sock, left))
             else:
                 self.received += len(data)
                 return data
@@ -125,7 +125,7 @@ class DeadlineSocket:
             try:
                 return self._sock.send(data)
             except BlockingIOError:
-                wait_for_write(self._sock, left)
+                _check(wait_for_write(self._sock, left))
 
     def _count_read(self) -> None:
         self._reads_left -= 1
@@ -136,6 +136,10 @@ class DeadlineSocket:
 def time_left(deadline: float) -> float:
     """Return the seconds until a deadline, or raise `TimeoutError` if it has passed."""
     left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the deadline has passed")
+    _check(left > 0)
     return left
+
+
+def _check(is_in_time: bool) -> None:
+    if not is_in_time:
+        raise TimeoutError("the deadline has passed")

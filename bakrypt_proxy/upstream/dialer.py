@@ -9,9 +9,9 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
@@ -119,8 +119,13 @@ def find_environment_proxy(url: str) -> tuple[str, Masked[str]] | None:
     """Return what errors call the environment's proxy for a URL, and its address.
 
     Not the address in an error: it may hold the proxy's password.
+
+    :raises SettingsError: if the environment cannot be read.
     """
-    proxies = Masked(get_environ_proxies(url))
+    try:
+        proxies = Masked(get_environ_proxies(url))
+    except UnicodeError:
+        raise SettingsError("NO_PROXY cannot be read: it is not UTF-8") from None
     if not select_proxy(url, proxies.reveal()):
         return None
     scheme = urlsplit(url).scheme
@@ -174,7 +179,7 @@ def _open_socket(host: str, port: int, peer: str, deadline: float) -> DeadlineSo
     failure: OSError | UnicodeError = TimeoutError("the name was looked up too late")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys((str(address[0]), port) for *_, address in found))
+        addresses = list(dict.fromkeys((_numeric(address), port) for *_, address in found))
     except (OSError, UnicodeError) as error:
         failure, addresses = error, []
     for tried, address in enumerate(addresses):
@@ -186,9 +191,15 @@ def _open_socket(host: str, port: int, peer: str, deadline: float) -> DeadlineSo
         except OSError as error:
             failure = error
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # macOS refuses it if the other side has reset the connection
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return DeadlineSocket(sock)
     raise describe_failure(failure, peer, f"{peer} could not be reached") from failure
+
+
+def _numeric(address: Any) -> str:
+    """Return an address of `getaddrinfo` with its zone, as in `fe80::1%eth0` (RFC 4007)."""
+    return socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The client sends the documented requests, returns what came, and takes every precaution."""
 
+import errno
 import gzip
 import json
 import os
@@ -389,6 +390,39 @@ def test_the_next_address_is_tried(upstream: Upstream, monkeypatch: pytest.Monke
         BakryptClient(Settings.from_mapping(upstream.environ | {"BAKRYPT_URL": url})).exchange()
         == TOKEN_REPLY
     )
+
+
+def test_an_address_keeps_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link-local one is good for nothing without (RFC 4007 section 11), as mDNS gives them."""
+    found = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 443, 0, 1))
+    tried = []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        tried.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found])
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(UpstreamFailedError, match="bakrypt could not be reached"):
+        BakryptClient(Settings(url="https://bakrypt.local", token="t")).exchange()
+    assert tried == [(f"fe80::1%{socket.if_indextoname(1)}", 443)]
+
+
+def test_a_socket_without_options(
+    to_upstream: BakryptClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The BSDs and macOS refuse to set one where the other side has reset the connection."""
+    connect = socket.create_connection
+
+    class Stubborn(socket.socket):
+        def setsockopt(self, *_: object) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    def connect_stubbornly(*arguments: Any) -> Stubborn:
+        return Stubborn(fileno=connect(*arguments).detach())
+
+    monkeypatch.setattr(socket, "create_connection", connect_stubbornly)
+    assert to_upstream.exchange() == TOKEN_REPLY
 
 
 @pytest.mark.filterwarnings(

@@ -133,3 +133,15 @@ def test_a_tls_greeting_that_never_comes_ends_at_the_deadline(
     with pytest.raises(UpstreamFailedError, match="did not answer in time"):
         client.exchange()
     assert time.monotonic() - started < TIMEOUT + GRACE
+
+
+def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests freeze it: the system's own clock ends the waiting."""
+    with Upstream(behave=hang) as upstream:
+        client = BakryptClient(Settings(url=upstream.url, token="t", timeout=TIMEOUT))
+        clock = time.monotonic
+        started = clock()
+        monkeypatch.setattr(time, "monotonic", lambda: started)
+        with client, pytest.raises(UpstreamFailedError, match="did not answer in time"):
+            client.exchange()
+        assert clock() - started < TIMEOUT + GRACE

@@ -416,6 +416,15 @@ def test_a_proxy_that_is_none_is_a_problem_of_settings(
     assert "planted" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_a_no_proxy_that_cannot_be_read_is_a_problem_of_settings(
+    proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compared with an address as a network: bytes that are not UTF-8 are none."""
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0\udcff/8")
+    with pytest.raises(SettingsError, match="NO_PROXY cannot be read"):
+        BakryptClient(Settings(url="https://192.0.2.1", token="t")).exchange()
+
+
 CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
