@@ -49,15 +49,16 @@ def read_body(request: Request, limit: int) -> bytes:
     length = declared_length(request) or 0
     if length > limit:
         raise RequestEntityTooLarge
-    # Up to a known length, or else werkzeug reads once more for the end. Otherwise one more than
-    # allowed: it cuts off a chunked body at its limit without an error.
-    has_length = length > 0 and not _is_chunked(request)
-    request.max_content_length = length if has_length else limit + 1
+    if length and not _is_chunked(request) and "stream" not in vars(request):
+        # As werkzeug does on some servers only. On the others it reads once more for the end.
+        request.stream = cast("IO[bytes]", LimitedStream(request.environ["wsgi.input"], length))
+    # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
+    request.max_content_length = limit + 1
     size = len(request.get_data())
     if size > limit:
         raise RequestEntityTooLarge
     if 0 < size < length:
-        # Where the input ends by itself (wsgi.input_terminated), werkzeug does not compare.
+        # Werkzeug does not compare in a stream of the host's if the input ends by itself.
         raise ClientDisconnected
     return request.get_data()
 

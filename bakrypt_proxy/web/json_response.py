@@ -35,8 +35,7 @@ class JsonResponse(Response):
     def __init__(self, text: str, status: int, headers: Iterable[tuple[str, str]]) -> None:
         body = text.encode()
         content = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        self._body = [body]
-        super().__init__(self._body, status, _ValidHeaders([*content, *headers]))
+        super().__init__([body], status, _ValidHeaders([*content, *headers]))
         self._count = len(self.headers)
         self._is_closed_later = False
 
@@ -55,8 +54,6 @@ class JsonResponse(Response):
         return super().call_on_close(func)
 
     def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
-        """Return the body; a list of it, unless somebody has changed the response."""
-        is_plain = self.is_untouched and self.response is self._body and not self._is_closed_later
-        if is_plain and environ["REQUEST_METHOD"] != "HEAD":
-            return self._body
-        return super().get_app_iter(environ)
+        """Return the body, as a list if it is one and nobody waits for its end."""
+        found = super().get_app_iter(environ)
+        return [*found] if self.is_sequence and not self._is_closed_later else found

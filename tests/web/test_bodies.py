@@ -1,9 +1,10 @@
 """What is read of a refused request's body, by what the server is."""
 
 import io
+from collections.abc import Callable
 
 import pytest
-from flask import Flask
+from flask import Flask, Response, request
 
 from bakrypt_proxy import create_api_blueprint, create_blueprint
 
@@ -101,6 +102,20 @@ def test_a_body_is_read_once(head: dict[str, bool]) -> None:
     assert sent.reads == [21]
 
 
+@pytest.mark.parametrize("head", [{}, {"wsgi.input_terminated": True}])
+def test_a_host_may_read_on(head: dict[str, bool]) -> None:
+    """A hook that empties each body finds nothing, and no error takes the token's place."""
+    found = []
+
+    def read_on(response: Response) -> Response:
+        found.append(request.stream.read())
+        return response
+
+    environ = {"wsgi.input": io.BytesIO(b'{"username": "alice"}'), "CONTENT_LENGTH": "21", **head}
+    assert _sign_in(environ, read_on) == "password is missing"
+    assert found == [b""]
+
+
 def test_a_length_does_not_count_for_chunks() -> None:
     """Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3)."""
     environ = {
@@ -112,10 +127,12 @@ def test_a_length_does_not_count_for_chunks() -> None:
     assert _sign_in(environ) == "password is missing"
 
 
-def _sign_in(environ: dict[str, object]) -> object:
+def _sign_in(environ: dict[str, object], *hooks: Callable[[Response], Response]) -> object:
     app = Flask("host")
     app.config.update(BAKRYPT_CLIENT_ID="id", BAKRYPT_CLIENT_SECRET="planted")
     app.register_blueprint(create_blueprint())
+    for hook in hooks:
+        app.after_request(hook)
     response = app.test_client().post(
         "/auth/token/",
         content_type="application/json",
