@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _TRACE = "opentelemetry.trace"
+_UNTRACED = nullcontext()
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -31,7 +32,7 @@ def traced(call: TracedCall, method: str, url: str) -> AbstractContextManager[No
     :param call: its status and outcome are read at the end.
     :param url: without secrets.
     """
-    return _in_span(call, method, url) if _TRACE in sys.modules else nullcontext()
+    return _in_span(call, method, url) if _TRACE in sys.modules else _UNTRACED
 
 
 @contextmanager

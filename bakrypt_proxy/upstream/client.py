@@ -5,7 +5,7 @@ All of them go through one method, `_fetch`.
 
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import requests
 
@@ -124,7 +124,7 @@ class BakryptClient:
             if not _is_text(parameters, name):
                 # Nothing is chained: Python's own error would hold the value.
                 raise InvalidRequestError(f"{name} is not valid Unicode text") from None
-        form = Masked(urlencode(parameters.reveal()))
+        form = _encode(parameters)
         body = Masked(f"{self._credentials.reveal()}&grant_type={grant.grant_type}&{form.reveal()}")
         request = Request(grant.path, _FORM_HEADERS, body)
         return self._fetch(grant, request, Masked(self.settings.client_secret))
@@ -164,6 +164,12 @@ def _check_timeout(seconds: float) -> float:
 def _encode_credentials(settings: Settings) -> str:
     """Return what each form begins with. To encode it each time would cost 5 % of a call."""
     return urlencode({"client_id": settings.client_id, "client_secret": settings.client_secret})
+
+
+def _encode(parameters: Masked[dict[str, str]]) -> Masked[str]:
+    """Return the fields of a form. `urlencode` would encode their names, too: twice the time."""
+    fields = parameters.reveal().items()
+    return Masked("&".join(f"{name}={quote_plus(value)}" for name, value in fields))
 
 
 def _scope(scope: str | None) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """One exchange of bytes over an open connection: a deadline, one response, nothing left behind.
 
-The deadline is checked before each read and each write.
+The socket checks the deadline before each read and each write.
 """
 
 import ssl
 import time
 from collections.abc import Iterable
 
-from .deadline_socket import BoundedSocket, time_left
+from .deadline_socket import BoundedSocket
 from .masking import Masked
 from .response_reader import ProtocolError, Response, ResponseReader, most_bytes
 
@@ -64,9 +64,10 @@ class Connection:
         :raises OSError: for anything else that the operating system or TLS reports.
         """
         self._begin(limit)
-        is_sent = _send(self._sock, request, deadline)
+        self._sock.set_deadline(deadline)
+        is_sent = _send(self._sock, request)
         reader = ResponseReader(limit, head_only=head_only)
-        self._receive(reader, deadline)
+        self._receive(reader)
         response = reader.response()
         self.is_reusable = is_sent and reader.is_reusable
         return response
@@ -92,17 +93,20 @@ class Connection:
         """
         self._begin(limit)
         reader = ResponseReader(limit, head_only=False)
-        is_sent, has_body = _send(self._sock, head, time.monotonic() + silence), False
+        self._sock.set_deadline(time.monotonic() + silence)
+        is_sent, has_body = _send(self._sock, head), False
         for part in parts:
             if not is_sent or self._has_response(reader):
                 is_sent = False
                 break
             has_body = has_body or bool(part)
-            is_sent = self._send_part(reader, Masked(part), time.monotonic() + silence)
-        deadline = time.monotonic() + (first_byte if is_sent else silence)
+            self._sock.set_deadline(time.monotonic() + silence)
+            is_sent = self._send_part(reader, Masked(part))
+        self._sock.set_deadline(time.monotonic() + (first_byte if is_sent else silence))
         while not reader.has_begun:
-            self._receive_once(reader, deadline)
-        self._receive(reader, time.monotonic() + silence)
+            self._receive_once(reader)
+        self._sock.set_deadline(time.monotonic() + silence)
+        self._receive(reader)
         response = reader.response()
         # A server that ignores a body takes it for the next request. A visitor wrote the body, and
         # the next caller would get the response to it.
@@ -120,10 +124,10 @@ class Connection:
         if not self.is_kept and _came_early(self._sock):
             raise ProtocolError("a response before the request")
 
-    def _send_part(self, reader: ResponseReader, part: Masked[bytes], deadline: float) -> bool:
+    def _send_part(self, reader: ResponseReader, part: Masked[bytes]) -> bool:
         """Return False if upstream stopped reading, also if it keeps the connection open."""
         try:
-            return _send(self._sock, part, deadline)
+            return _send(self._sock, part)
         except TimeoutError:
             if self._has_response(reader):
                 return False
@@ -133,7 +137,7 @@ class Connection:
         """Read what is there, and return whether the final response has begun."""
         if self.is_quiet():
             return False
-        self._sock.settimeout(_GLANCE)
+        self._sock.set_deadline(time.monotonic() + _GLANCE)
         try:
             reader.feed(self._sock.recv(_READ_SIZE))
         except TimeoutError:
@@ -142,14 +146,13 @@ class Connection:
             return True  # the next read says how it ended
         return reader.has_begun
 
-    def _receive(self, reader: ResponseReader, deadline: float) -> None:
+    def _receive(self, reader: ResponseReader) -> None:
         while not reader.is_done:
-            self._receive_once(reader, deadline)
+            self._receive_once(reader)
         if reader.received == 0:
             raise NoResponseError("the connection was closed")
 
-    def _receive_once(self, reader: ResponseReader, deadline: float) -> None:
-        self._sock.settimeout(time_left(deadline))
+    def _receive_once(self, reader: ResponseReader) -> None:
         try:
             # Not kept in a variable: it may be a token.
             reader.feed(self._sock.recv(_READ_SIZE))
@@ -173,12 +176,11 @@ def _came_early(sock: BoundedSocket) -> bool:
         return False  # the next read says how it ended
 
 
-def _send(sock: BoundedSocket, request: Masked[bytes], deadline: float) -> bool:
+def _send(sock: BoundedSocket, request: Masked[bytes]) -> bool:
     """Return False if upstream stopped reading: its response may be there nevertheless."""
     sent, size = 0, len(request.reveal())
     failure: OSError | None = None
     while sent < size and failure is None:
-        sock.settimeout(time_left(deadline))
         try:
             sent += sock.send(request.reveal()[sent:])
         except OSError as error:

@@ -30,8 +30,8 @@ class BoundedSocket(Protocol):
     def delivered(self) -> int:
         """How many of them may be of use to what is above this socket."""
 
-    def settimeout(self, timeout: float) -> None:
-        """Set the time for all that follows, in seconds."""
+    def set_deadline(self, deadline: float) -> None:
+        """Set when all that follows has to be over, in seconds of the monotonic clock."""
 
     def allow(self, size: int) -> None:
         """Allow so many bytes to come from now on."""
@@ -53,7 +53,7 @@ class BoundedSocket(Protocol):
 
 
 class DeadlineSocket:
-    """A connected TCP socket. It starts without any time: set a timeout before each use.
+    """A connected TCP socket. It starts without any time: set a deadline before each use.
 
     The socket below is non-blocking. With a timeout, Python would make two system calls more for
     each read and write, and each lets another thread take the interpreter.
@@ -72,9 +72,9 @@ class DeadlineSocket:
         """The same as `received`."""
         return self.received
 
-    def settimeout(self, timeout: float) -> None:
-        """Set the time for all that follows, in seconds."""
-        self._deadline = time.monotonic() + timeout
+    def set_deadline(self, deadline: float) -> None:
+        """Set when all that follows has to be over, in seconds of the monotonic clock."""
+        self._deadline = deadline
 
     def allow(self, size: int) -> None:
         """Allow so many bytes to come from now on."""
@@ -93,7 +93,7 @@ class DeadlineSocket:
         """
         self._count_read()
         while True:
-            left = time_left(self._deadline)
+            left = self._time_left()
             try:
                 data = self._sock.recv(size)
             except BlockingIOError:
@@ -121,7 +121,7 @@ class DeadlineSocket:
         :raises TimeoutError: if the deadline has passed.
         """
         while True:
-            left = time_left(self._deadline)
+            left = self._time_left()
             try:
                 return self._sock.send(data)
             except BlockingIOError:
@@ -132,12 +132,10 @@ class DeadlineSocket:
         if self.received > self._size or self._reads_left < 0:
             raise FloodError("too much came, or in too small parts")
 
-
-def time_left(deadline: float) -> float:
-    """Return the seconds until a deadline, or raise `TimeoutError` if it has passed."""
-    left = deadline - time.monotonic()
-    _check(left > 0)
-    return left
+    def _time_left(self) -> float:
+        left = self._deadline - time.monotonic()
+        _check(left > 0)
+        return left
 
 
 def _check(is_in_time: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from .deadline_socket import BoundedSocket, time_left
+from .deadline_socket import BoundedSocket
 
 Result = TypeVar("Result")
 
@@ -38,9 +38,9 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._decrypted = 0  # bytes, since `allow`
         self._is_ended = False  # by the alert that says so
-        self.settimeout: Callable[[float], None] = sock.settimeout
+        self.set_deadline: Callable[[float], None] = sock.set_deadline
         self.close: Callable[[], None] = sock.close
-        sock.settimeout(time_left(deadline))
+        sock.set_deadline(deadline)
         sock.allow(_LONGEST_HANDSHAKE)
         try:
             self._run(self._tls.do_handshake)

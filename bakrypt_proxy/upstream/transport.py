@@ -177,6 +177,10 @@ class ConnectionPool:
             self._idle.append(connection)
         else:
             connection.close()
+        if len(self._idle) > 1:  # the newest is needed
+            self._close_unneeded()
+
+    def _close_unneeded(self) -> None:
         with suppress(IndexError, ValueError):  # another thread was faster
             while (oldest := self._idle[0]).idle_seconds() >= _LONGEST_IDLE:
                 self._idle.remove(oldest)
