@@ -93,14 +93,14 @@ class DeadlineSocket:
         """
         self._count_read()
         while True:
-            left = self._time_left()
+            # Not a try first: the response to a request is never there at once.
+            _check(wait_for_read(self._sock, self._time_left()))
             try:
                 data = self._sock.recv(size)
-            except BlockingIOError:
-                _check(wait_for_read(self._sock, left))
-            else:
-                self.received += len(data)
-                return data
+            except BlockingIOError:  # woken up for nothing
+                continue
+            self.received += len(data)
+            return data
 
     def receive_now(self) -> bytes:
         """Read what is there, and return nothing if nothing is there. Never wait.
