@@ -125,7 +125,9 @@ class DeadlineSocket:
             try:
                 return self._sock.send(data)
             except BlockingIOError:
-                _check(wait_for_write(self._sock, left))
+                is_writable = wait_for_write(self._sock, left)
+            # Not in the handler: its error would be part of this one, with the request in a frame.
+            _check(is_writable)
 
     def _count_read(self) -> None:
         self._reads_left -= 1

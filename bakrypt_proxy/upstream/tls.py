@@ -101,8 +101,13 @@ class TlsSocket:
         return sent
 
     def is_quiet(self) -> bool:
-        """Return whether nothing was received that is not read yet, be it part of a record."""
-        return not self._incoming.pending and not self._tls.pending() and self._below.is_quiet()
+        """Return whether nothing was received that is not read or answered yet.
+
+        Part of a record counts, and so does what TLS has to say: as long as a server waits for
+        that, it may not take another request.
+        """
+        is_done = not (self._incoming.pending or self._outgoing.pending or self._tls.pending())
+        return is_done and self._below.is_quiet()
 
     def _run(self, step: Callable[[], Result]) -> Result:
         """Run a step of TLS. Read what it waits for."""

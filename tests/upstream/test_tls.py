@@ -393,6 +393,31 @@ def test_a_response_is_there_whatever_tls_cannot_send(
             assert client.password(name, "p")["access_token"] == f"token-of-{name}"
 
 
+def test_a_connection_is_not_kept_while_tls_has_something_to_say(
+    authority: trustme.CA, trusted: Path, tmp_path: Path
+) -> None:
+    """A server that waits for the answer may take no other request, as before TLS 1.3."""
+    context, keys, behind = tls_server(authority, "127.0.0.1"), tmp_path / "keys", []
+    context.num_tickets, context.keylog_filename = 0, str(keys)
+    update = b"\x18\0\0\x01\x01"
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        answer = answer_with(f"token-of-{tls.receive()}")
+        records = [
+            *records_of(keys, update, b"\x16", range(1)),
+            *records_of(keys, update, b"\x16", range(1), updates=1),
+            *records_of(keys, answer, b"\x17", range(1), updates=2),
+        ]
+        connection.sendall(b"".join(records))
+        behind.append(connection.recv(1))
+
+    with serving(serve) as url, client_of(url) as client:
+        for name in ("alice", "bob", "carol"):
+            assert client.password(name, "p")["access_token"] == f"token-of-{name}"
+    assert behind == [b"", b"", b""]
+
+
 def ticket_of(size: int) -> bytes:
     """A message with a ticket for a later session (RFC 8446 section 4.6.1)."""
     ticket = bytes(8) + b"\x01\x01" + size.to_bytes(2, "big") + bytes(size) + b"\0\0"
