@@ -366,7 +366,7 @@ def test_a_response_is_there_whatever_tls_cannot_send(
     """
     context, keys, gone = tls_server(authority, "127.0.0.1"), tmp_path / "keys", threading.Event()
     context.num_tickets, context.keylog_filename = 0, str(keys)
-    update, recv = b"\x18\0\0\x01\x01", TlsSocket.recv
+    recv = TlsSocket.recv
 
     def recv_late(sock: TlsSocket, size: int) -> bytes:
         assert gone.wait(5)
@@ -375,14 +375,7 @@ def test_a_response_is_there_whatever_tls_cannot_send(
     def serve(connection: socket.socket) -> None:
         gone.clear()
         answer = answer_with(f"token-of-{TlsByHand(connection, context).receive()}")
-        last = range(tickets, tickets + 1)
-        records = [
-            *records_of(keys, update, b"\x16", range(1)),
-            *records_of(keys, update, b"\x16", range(1), updates=1),  # OpenSSL answers this one
-            *records_of(keys, ticket_of(16_000), b"\x16", range(tickets), updates=2),
-            *records_of(keys, answer, b"\x17", last, updates=2),
-        ]
-        connection.sendall(b"".join(records))
+        connection.sendall(behind_new_keys(keys, answer, tickets))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
         gone.set()
@@ -399,23 +392,29 @@ def test_a_connection_is_not_kept_while_tls_has_something_to_say(
     """A server that waits for the answer may take no other request, as before TLS 1.3."""
     context, keys, behind = tls_server(authority, "127.0.0.1"), tmp_path / "keys", []
     context.num_tickets, context.keylog_filename = 0, str(keys)
-    update = b"\x18\0\0\x01\x01"
 
     def serve(connection: socket.socket) -> None:
         tls = TlsByHand(connection, context)
         answer = answer_with(f"token-of-{tls.receive()}")
-        records = [
-            *records_of(keys, update, b"\x16", range(1)),
-            *records_of(keys, update, b"\x16", range(1), updates=1),
-            *records_of(keys, answer, b"\x17", range(1), updates=2),
-        ]
-        connection.sendall(b"".join(records))
+        connection.sendall(behind_new_keys(keys, answer))
         behind.append(connection.recv(1))
 
     with serving(serve) as url, client_of(url) as client:
         for name in ("alice", "bob", "carol"):
             assert client.password(name, "p")["access_token"] == f"token-of-{name}"
     assert behind == [b"", b"", b""]
+
+
+def behind_new_keys(keys: Path, answer: bytes, tickets: int = 0) -> bytes:
+    """An answer behind two requests for a new key, and behind tickets."""
+    update = b"\x18\0\0\x01\x01"  # update_requested
+    records = [
+        *records_of(keys, update, b"\x16", range(1)),
+        *records_of(keys, update, b"\x16", range(1), updates=1),  # OpenSSL answers this one
+        *records_of(keys, ticket_of(16_000), b"\x16", range(tickets), updates=2),
+        *records_of(keys, answer, b"\x17", range(tickets, tickets + 1), updates=2),
+    ]
+    return b"".join(records)
 
 
 def ticket_of(size: int) -> bytes:
