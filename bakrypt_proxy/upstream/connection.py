@@ -63,8 +63,7 @@ class Connection:
         :raises ProtocolError: if the response cannot be read.
         :raises OSError: for anything else that the operating system or TLS reports.
         """
-        self._begin(limit)
-        self._sock.set_deadline(deadline)
+        self._begin(limit, deadline)
         is_sent = _send(self._sock, request)
         reader = ResponseReader(limit, head_only=head_only)
         self._receive(reader)
@@ -91,9 +90,8 @@ class Connection:
         :param limit: the most bytes of body to read, before and after decoding.
         :raises Exception: as `exchange`, and what `parts` raises.
         """
-        self._begin(limit)
+        self._begin(limit, time.monotonic() + silence)
         reader = ResponseReader(limit, head_only=False)
-        self._sock.set_deadline(time.monotonic() + silence)
         is_sent, has_body = _send(self._sock, head), False
         for part in parts:
             if not is_sent or self._has_response(reader):
@@ -113,7 +111,7 @@ class Connection:
         self.is_reusable = is_sent and not has_body and reader.is_reusable
         return response
 
-    def _begin(self, limit: int) -> None:
+    def _begin(self, limit: int, deadline: float) -> None:
         """Get ready for a request, and refuse what a new connection brought before it.
 
         That is no response (RFC 9112 section 9.2). From then on, each caller would get the former
@@ -121,6 +119,7 @@ class Connection:
         """
         self.is_reusable = False
         self._sock.allow(most_bytes(limit))
+        self._sock.set_deadline(deadline)
         if not self.is_kept and _came_early(self._sock):
             raise ProtocolError("a response before the request")
 

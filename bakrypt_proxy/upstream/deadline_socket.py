@@ -105,9 +105,11 @@ class DeadlineSocket:
     def receive_now(self) -> bytes:
         """Read what is there, and return nothing if nothing is there. Never wait.
 
+        :raises TimeoutError: if the deadline has passed: TLS may ask again and again.
         :raises FloodError: if more has come than was allowed.
         """
         self._count_read()
+        self._time_left()
         try:
             data = self._sock.recv(_READ_SIZE)
         except BlockingIOError:

@@ -2,6 +2,7 @@
 
 import gc
 import gzip
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import pytest
 from misbehaving import Behaviour, Upstream, endlessly, hang, reply_to_each
 
 from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
+from bakrypt_proxy.upstream.connection import Connection
+from bakrypt_proxy.upstream.deadline_socket import DeadlineSocket
+from bakrypt_proxy.upstream.masking import Masked
 
 TIMEOUT = 0.3
 GRACE = 0.5
@@ -145,3 +149,14 @@ def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
         with client, pytest.raises(UpstreamFailedError, match="did not answer in time"):
             client.exchange()
         assert clock() - started < TIMEOUT + GRACE
+
+
+def test_a_look_for_what_came_early_ends_with_the_deadline() -> None:
+    """TLS looks again behind each message of its own, and a server may send 80,000 of them."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = Connection(DeadlineSocket(ours))
+        theirs.sendall(b"x")
+        with pytest.raises(TimeoutError):
+            connection.exchange(Masked(b"GET"), deadline=time.monotonic(), limit=0)
+        connection.close()
