@@ -97,6 +97,8 @@ class Dialer:
                 description = KEY_LOG_FAILED
             raise UpstreamFailedError(description, detail=str(error)) from error
         context.set_alpn_protocols(["http/1.1"])
+        # A server could ask for one after the other: each is a whole handshake. TLS 1.3 has none.
+        context.options |= ssl.OP_NO_RENEGOTIATION
         return context
 
 

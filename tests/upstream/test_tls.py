@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -403,6 +404,28 @@ def test_a_connection_is_not_kept_while_tls_has_something_to_say(
         for name in ("alice", "bob", "carol"):
             assert client.password(name, "p")["access_token"] == f"token-of-{name}"
     assert behind == [b"", b"", b""]
+
+
+def test_no_handshake_follows_the_first_one(
+    authority: trustme.CA, trusted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of TLS 1.2 that asks for one again and again would keep a processor busy."""
+    context, used = tls_server(authority, "127.0.0.1"), []
+    wrap = ssl.SSLContext.wrap_bio
+
+    def wrap_and_note(self: ssl.SSLContext, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        used.append((self, self.options & ssl.OP_NO_RENEGOTIATION))
+        return wrap(self, *arguments, **options)
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        while name := tls.receive():
+            tls.sendall(answer_with(f"token-of-{name}"))
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_bio", wrap_and_note)
+    with serving(serve) as url, client_of(url) as client:
+        assert client.password("alice", "p")["access_token"] == "token-of-alice"
+    assert [refuses for found, refuses in used if found is not context] == [ssl.OP_NO_RENEGOTIATION]
 
 
 def behind_new_keys(keys: Path, answer: bytes, tickets: int = 0) -> bytes:
