@@ -49,7 +49,7 @@ def read_body(request: Request, limit: int) -> bytes:
     length = declared_length(request) or 0
     if length > limit:
         raise RequestEntityTooLarge
-    if length and not _is_chunked(request) and "stream" not in vars(request):
+    if length and not is_chunked(request) and "stream" not in vars(request):
         # As werkzeug does on some servers only. On the others it reads once more for the end.
         request.stream = cast("IO[bytes]", LimitedStream(request.environ["wsgi.input"], length))
     # One more than allowed: werkzeug cuts off a chunked body at its limit without an error.
@@ -66,17 +66,18 @@ def read_body(request: Request, limit: int) -> bytes:
 def read_rest_after(response: Response, request: Request) -> None:
     """Have the rest of a request's body read and thrown away once its response is sent."""
     environ = request.environ
-    is_chunked = _is_chunked(request)
+    in_chunks = is_chunked(request)
     has_rest = environ.get("CONTENT_LENGTH") not in {None, "", "0"} and not _is_read(request)
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return  # Each request of HTTP/2 has a stream of its own, which ends without the others.
     # Who asks before sending a body sends none now, except where gunicorn has said yes already.
     is_sent = "HTTP_EXPECT" not in environ or _GUNICORN in environ
-    if is_sent and (is_chunked or has_rest) and _keeps_place(environ, is_chunked=is_chunked):
+    if is_sent and (in_chunks or has_rest) and _keeps_place(environ, in_chunks=in_chunks):
         response.call_on_close(partial(_read_rest, request))
 
 
-def _is_chunked(request: Request) -> bool:
+def is_chunked(request: Request) -> bool:
+    """Return whether a body comes in chunks; its Content-Length does not count then."""
     return "HTTP_TRANSFER_ENCODING" in request.environ
 
 
@@ -86,7 +87,7 @@ def _is_read(request: Request) -> bool:
     return isinstance(stream, LimitedStream) and stream.is_exhausted
 
 
-def _keeps_place(environ: "WSGIEnvironment", *, is_chunked: bool) -> bool:
+def _keeps_place(environ: "WSGIEnvironment", *, in_chunks: bool) -> bool:
     """Return whether no part of a body that breaks off can become the next request.
 
     That is request smuggling (RFC 9112 section 11.2). gunicorn notes since version 27 that reading
@@ -94,7 +95,7 @@ def _keeps_place(environ: "WSGIEnvironment", *, is_chunked: bool) -> bool:
     """
     if _GUNICORN in environ:
         return hasattr(environ["wsgi.input"], "failed")
-    return not is_chunked or environ.get("SERVER_SOFTWARE", "").startswith(_SAFE_WITH_CHUNKS)
+    return not in_chunks or environ.get("SERVER_SOFTWARE", "").startswith(_SAFE_WITH_CHUNKS)
 
 
 def _read_rest(request: Request) -> None:

@@ -8,7 +8,7 @@ from flask import Request
 from werkzeug.exceptions import ClientDisconnected, LengthRequired, RequestEntityTooLarge
 
 from ..errors import BakryptError, UnavailableError
-from .bodies import declared_length
+from .bodies import declared_length, is_chunked
 
 MAX_REPEATED = 2**20  # bytes; a smaller file is kept, so that it can be sent a second time
 _PART = 64 * 1024  # bytes
@@ -45,7 +45,7 @@ def check_length(request: Request, limit: int) -> int:
     :raises RequestEntityTooLarge: if it is above the limit.
     """
     length = declared_length(request)
-    if length is None or "HTTP_TRANSFER_ENCODING" in request.environ:
+    if length is None or is_chunked(request):
         raise LengthRequired("an upload needs a Content-Length")
     if length > limit:
         raise RequestEntityTooLarge(f"a file may have at most {limit} bytes")
