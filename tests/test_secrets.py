@@ -43,6 +43,8 @@ from bakrypt_proxy.sandbox import Sandbox
 from bakrypt_proxy.telemetry import JsonFormatter
 from bakrypt_proxy.tokens.shared import SharedToken
 from bakrypt_proxy.upstream.masking import Masked
+from bakrypt_proxy.upstream.relay import ApiRequest, Relay
+from bakrypt_proxy.upstream.transport import Transport
 
 SECRETS = ("planted-exchange-secret", "planted-client-secret")
 CALLERS = {
@@ -251,9 +253,26 @@ def test_frames_without_an_upstream(
         assert_silent(seen, (*ALL, "planted-proxy-password", "user:planted", "dXNlcjpw"))
 
 
+def sign_in_at_length(bakrypt: BakryptClient) -> None:
+    """Send more than the buffers of both sockets take; also what is not sent yet is secret."""
+    bakrypt.password("alice", CALLERS["password"] * 800_000)
+
+
+def upload_at_length(bakrypt: BakryptClient) -> None:
+    """The same with a visitor's file."""
+    part = Masked(CALLERS["password"].encode() * 50_000)
+    parts, length = (part.reveal() for _ in range(20)), 20 * len(part.reveal())
+    request = ApiRequest("files", "POST", "/v1/files/", {}, parts, length)
+    transport = bakrypt.open_transport()
+    assert isinstance(transport, Transport)
+    settings = Settings(url=bakrypt.settings.url, timeout=bakrypt.settings.timeout)
+    Relay(transport, settings).send(request, Masked("planted-token"))
+
+
+@pytest.mark.parametrize("send", [sign_in_at_length, upload_at_length])
 @pytest.mark.parametrize("over", ["tcp", "tls"])
 def test_frames_of_a_request_that_upstream_does_not_read(
-    authority: trustme.CA, trusted: Path, over: str
+    authority: trustme.CA, trusted: Path, over: str, send: Callable[[BakryptClient], None]
 ) -> None:
     """Python's own `ssl` module holds what it sends in a local variable."""
     stopped = threading.Event()
@@ -278,8 +297,7 @@ def test_frames_of_a_request_that_upstream_does_not_read(
             timeout=0.5,
         )
         with pytest.raises(BakryptError, match="did not answer in time") as caught:
-            # More than the buffers of both sockets take; also what is not sent yet is secret.
-            BakryptClient(settings).password("alice", CALLERS["password"] * 800_000)
+            send(BakryptClient(settings))
         stopped.set()
         thread.join()
     assert_silent(as_a_crash_reporter_sees(caught.value), ALL)

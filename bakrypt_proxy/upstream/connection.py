@@ -93,13 +93,13 @@ class Connection:
         self._begin(limit, time.monotonic() + silence)
         reader = ResponseReader(limit, head_only=False)
         is_sent, has_body = _send(self._sock, head), False
-        for part in parts:
+        for part in map(Masked, parts):
             if not is_sent or self._has_response(reader):
                 is_sent = False
                 break
-            has_body = has_body or bool(part)
+            has_body = has_body or bool(part.reveal())
             self._sock.set_deadline(time.monotonic() + silence)
-            is_sent = self._send_part(reader, Masked(part))
+            is_sent = self._send_part(reader, part)
         self._sock.set_deadline(time.monotonic() + (first_byte if is_sent else silence))
         while not reader.has_begun:
             self._receive_once(reader)

@@ -10,12 +10,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from .deadline_socket import BoundedSocket
+from .deadline_socket import BoundedSocket, FloodError
 
 Result = TypeVar("Result")
 
 _LONGEST_HANDSHAKE = 256 * 1024  # bytes; OpenSSL takes 100 KiB of certificates
 _READ_SIZE = 16 * 1024  # bytes
+# Until the next `allow`: tickets, new keys, and what is read ahead. TLS answers some messages of 4
+# or 27 bytes itself, which takes longer than to read a kilobyte of content.
+_MOST_OVERHEAD = 64 * 1024  # bytes
+_FRAME = 32  # bytes of each record that do not count (RFC 8446 section 5.2: 22 without padding)
 
 
 class TlsSocket:
@@ -36,7 +40,8 @@ class TlsSocket:
         self._below = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._decrypted = 0  # bytes, since `allow`
+        self._decrypted = self._overhead = 0  # bytes, since `allow`
+        self._most_overhead = _LONGEST_HANDSHAKE
         self._is_ended = False  # by the alert that says so
         self.set_deadline: Callable[[float], None] = sock.set_deadline
         self.close: Callable[[], None] = sock.close
@@ -67,7 +72,8 @@ class TlsSocket:
     def allow(self, size: int) -> None:
         """Allow so many encrypted bytes to come from now on."""
         self._below.allow(size)
-        self._decrypted = 0
+        self._decrypted = self._overhead = 0
+        self._most_overhead = _MOST_OVERHEAD
 
     def recv(self, size: int) -> bytes:
         """Read what is there, or wait for it.
@@ -78,7 +84,7 @@ class TlsSocket:
             have been an attacker (RFC 9112 section 9.8).
         """
         data = self._run(lambda: self._tls.read(size))
-        self._decrypted += len(data)
+        self._count_content(len(data))
         self._is_ended = not data
         return data
 
@@ -88,10 +94,10 @@ class TlsSocket:
             try:
                 data = self._tls.read(_READ_SIZE)
             except ssl.SSLWantReadError:
-                if not self._incoming.write(self._below.receive_now()):
+                if not self._take(self._below.receive_now()):
                     return b""
             else:
-                self._decrypted += len(data)
+                self._count_content(len(data))
                 return data
 
     def send(self, data: bytes) -> int:
@@ -116,8 +122,20 @@ class TlsSocket:
                 return step()
             with suppress(ConnectionError):  # what came before is there nevertheless
                 self._send_outgoing()
-            if not self._incoming.write(self._below.recv(_READ_SIZE)):
+            if not self._take(self._below.recv(_READ_SIZE)):
                 self._incoming.write_eof()
+
+    def _take(self, data: bytes) -> int:
+        """Give to TLS what came, and return how many bytes that is."""
+        self._overhead += len(data)
+        if self._overhead > self._most_overhead:
+            raise FloodError("too much came that is no content, or in too small parts")
+        return self._incoming.write(data)
+
+    def _count_content(self, size: int) -> None:
+        """Count the content of a record."""
+        self._decrypted += size
+        self._overhead -= size + _FRAME
 
     def _send_outgoing(self) -> None:
         data = self._outgoing.read()

@@ -1,5 +1,6 @@
 """What a peer can do below HTTP: with the records of TLS, before and after its handshake."""
 
+import hmac
 import os
 import socket
 import ssl
@@ -21,7 +22,7 @@ from urllib3.util import wait_for_read
 
 from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
 from bakrypt_proxy.upstream.connection import Connection
-from bakrypt_proxy.upstream.deadline_socket import BoundedSocket, DeadlineSocket
+from bakrypt_proxy.upstream.deadline_socket import BoundedSocket, DeadlineSocket, FloodError
 from bakrypt_proxy.upstream.masking import Masked
 from bakrypt_proxy.upstream.tls import TlsSocket
 
@@ -29,6 +30,8 @@ TIMEOUT = 0.5
 HELLO_REQUESTS = b"\x16\x03\x03\x40\x00" + bytes(0x4000)  # a record of 4,096 messages
 FLOOD_ENDS = 3  # seconds
 FLOOD_BYTES = 340_000
+HANDSHAKE, APPLICATION_DATA = b"\x16", b"\x17"  # kinds of a record
+LEGACY_SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -98,6 +101,7 @@ class TlsByHand:
         self._connection = connection
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.server_hello: bytes = b""
         self._loop(lambda: self._shake_hands(early))
 
     def _shake_hands(self, early: bytes) -> None:
@@ -133,7 +137,9 @@ class TlsByHand:
             try:
                 result = step()
             except ssl.SSLWantReadError:
-                self._connection.sendall(self._outgoing.read())
+                flight = self._outgoing.read()
+                self.server_hello = self.server_hello or flight
+                self._connection.sendall(flight)
                 data = self._connection.recv(65536)
                 if not data:
                     return None
@@ -315,7 +321,9 @@ def test_a_flood_of_tickets_keeps_no_processor_busy(
         tls = TlsByHand(connection, context)
         tls.receive()
         tls.sendall(answer_with("token-of-bob"))
-        records = b"".join(records_of(keys, tickets * 700, b"\x16", range(1, 1501)))
+        by_hand = RecordsByHand(keys)
+        by_hand.number = 1
+        records = b"".join(by_hand.record(tickets * 700) for _ in range(1500))
         is_ready.set()
         tls.receive()
         connection.sendall(records)
@@ -327,30 +335,125 @@ def test_a_flood_of_tickets_keeps_no_processor_busy(
         fail_at_leisure(client)
 
 
-def records_of(
-    keys: Path, content: bytes, kind: bytes, numbers: range, *, updates: int = 0
-) -> Iterator[bytes]:
-    """Records of a server with these sequence numbers (RFC 8446 sections 5.2, 5.3 and 7.3).
+def new_keys(records: "RecordsByHand") -> bytes:
+    """Requests for a new key."""
+    return b"".join(records.new_key() for _ in range(8000))
 
-    :param updates: how many times the server has changed its key before (section 7.2).
-    """
-    lines = [line.split() for line in keys.read_text().splitlines()]
-    found = [bytes.fromhex(line[2]) for line in lines if line[0] == "SERVER_TRAFFIC_SECRET_0"]
-    secret = found[-1]
-    algorithm = hashes.SHA384() if len(secret) == 48 else hashes.SHA256()
 
-    def expand(label: bytes, length: int) -> bytes:
+def own_new_keys(records: "RecordsByHand") -> bytes:
+    """New keys of the server's own."""
+    return b"".join(records.new_key(is_asked=False) for _ in range(8000))
+
+
+def small_tickets(records: "RecordsByHand") -> bytes:
+    """Tickets that are hardly more than their heads."""
+    return b"".join(records.record(ticket_of(4) * 700) for _ in range(16))
+
+
+def hello_requests(records: "LegacyRecordsByHand") -> bytes:
+    """Requests for a new handshake, which TLS 1.3 does not have (RFC 5246 section 7.4.1.1)."""
+    return b"".join(records.record(bytes(4) * 4000) for _ in range(14))
+
+
+@pytest.mark.parametrize("is_early", [False, True], ids=["with the response", "early"])
+@pytest.mark.parametrize("flood", [new_keys, own_new_keys, small_tickets, hello_requests])
+def test_what_tls_says_for_itself_ends(
+    authority: trustme.CA,
+    trusted: Path,
+    tmp_path: Path,
+    flood: Callable[[Any], bytes],
+    is_early: bool,
+) -> None:
+    """Each message costs more than a part of a response, and the longest response has a MiB."""
+    context, keys = tls_server(authority, "127.0.0.1"), tmp_path / "keys"
+    context.num_tickets, context.keylog_filename = 0, str(keys)
+    is_legacy = flood is hello_requests
+    if is_legacy:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(LEGACY_SUITE)
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        by_hand = LegacyRecordsByHand(keys, tls.server_hello) if is_legacy else RecordsByHand(keys)
+        if not is_early:
+            tls.receive()
+        connection.sendall(flood(by_hand) + by_hand.record(answer_with("token"), APPLICATION_DATA))
+        connection.recv(1)
+
+    with serving(serve) as url:
+        raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        deadline = time.monotonic() + 20
+        client_side = ssl.create_default_context(cafile=trusted)
+        sock = TlsSocket(DeadlineSocket(raw), client_side, "127.0.0.1", deadline)
+        assert not is_early or wait_for_read(raw, timeout=5)
+        connection = Connection(sock)
+        with pytest.raises(FloodError):
+            connection.exchange(Masked(b"username=bob&"), deadline=deadline, limit=1_000_000)
+        connection.close()
+
+
+class RecordsByHand:
+    """A server's records in TLS 1.3 (RFC 8446 sections 5.2, 5.3 and 7.3), also of TLS' own kind."""
+
+    def __init__(self, keys: Path) -> None:
+        self._secret = key_of(keys, "SERVER_TRAFFIC_SECRET_0")
+        self._use()
+
+    def record(self, content: bytes, kind: bytes = HANDSHAKE) -> bytes:
+        """The next record."""
+        head = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
+        nonce = (self._nonce ^ self.number).to_bytes(12, "big")
+        self.number += 1
+        return head + self._cipher.encrypt(nonce, content + kind, head)
+
+    def new_key(self, *, is_asked: bool = True) -> bytes:
+        """A record with a KeyUpdate, which may ask for one of the client (section 4.6.3)."""
+        record = self.record(b"\x18\0\0\x01" + bytes([is_asked]))
+        self._secret = self._expand(b"traffic upd", len(self._secret))
+        self._use()
+        return record
+
+    def _use(self) -> None:
+        self._cipher = AESGCM(self._expand(b"key", 32 if len(self._secret) == 48 else 16))
+        self._nonce = int.from_bytes(self._expand(b"iv", 12), "big")
+        self.number = 0
+
+    def _expand(self, label: bytes, length: int) -> bytes:
+        algorithm = hashes.SHA384() if len(self._secret) == 48 else hashes.SHA256()
         full = b"tls13 " + label
         info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
-        return HKDFExpand(algorithm, length, info).derive(secret)
+        return HKDFExpand(algorithm, length, info).derive(self._secret)
 
-    for _ in range(updates):
-        secret = expand(b"traffic upd", len(secret))
-    cipher = AESGCM(expand(b"key", 32 if len(secret) == 48 else 16))
-    nonce = int.from_bytes(expand(b"iv", 12), "big")
-    head = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
-    for number in numbers:
-        yield head + cipher.encrypt((nonce ^ number).to_bytes(12, "big"), content + kind, head)
+
+class LegacyRecordsByHand:
+    """A server's records in TLS 1.2 with `LEGACY_SUITE` (RFC 5246 section 6.3 and RFC 5288)."""
+
+    def __init__(self, keys: Path, server_hello: bytes) -> None:
+        line = next(line for line in keys.read_text().splitlines() if "CLIENT_RANDOM" in line)
+        _, client_random, _ = line.split()
+        seed = b"key expansion" + server_hello[11:43] + bytes.fromhex(client_random)
+        block, value = b"", seed
+        while len(block) < 40:  # two keys of 16 bytes, two salts of 4
+            value = hmac.digest(key_of(keys, "CLIENT_RANDOM"), value, "sha256")
+            block += hmac.digest(key_of(keys, "CLIENT_RANDOM"), value + seed, "sha256")
+        self._cipher, self._salt = AESGCM(block[16:32]), block[36:40]
+        self._number = 1  # after Finished
+
+    def record(self, content: bytes, kind: bytes = HANDSHAKE) -> bytes:
+        """The next record."""
+        number = self._number.to_bytes(8, "big")
+        self._number += 1
+        start, size = kind + b"\x03\x03", len(content)
+        sealed = self._cipher.encrypt(
+            self._salt + number, content, number + start + size.to_bytes(2, "big")
+        )
+        return start + (size + 24).to_bytes(2, "big") + number + sealed
+
+
+def key_of(keys: Path, label: str) -> bytes:
+    """The newest secret with this label in a key log."""
+    lines = [line.split() for line in keys.read_text().splitlines()]
+    return bytes.fromhex([line[2] for line in lines if line[0] == label][-1])
 
 
 @pytest.mark.parametrize("tickets", [0, 2], ids=["in one read", "in several"])
@@ -430,14 +533,11 @@ def test_no_handshake_follows_the_first_one(
 
 def behind_new_keys(keys: Path, answer: bytes, tickets: int = 0) -> bytes:
     """An answer behind two requests for a new key, and behind tickets."""
-    update = b"\x18\0\0\x01\x01"  # update_requested
-    records = [
-        *records_of(keys, update, b"\x16", range(1)),
-        *records_of(keys, update, b"\x16", range(1), updates=1),  # OpenSSL answers this one
-        *records_of(keys, ticket_of(16_000), b"\x16", range(tickets), updates=2),
-        *records_of(keys, answer, b"\x17", range(tickets, tickets + 1), updates=2),
-    ]
-    return b"".join(records)
+    records = RecordsByHand(keys)
+    first = records.new_key()
+    first += records.new_key()  # OpenSSL answers this one
+    first += b"".join(records.record(ticket_of(16_000)) for _ in range(tickets))
+    return first + records.record(answer, APPLICATION_DATA)
 
 
 def ticket_of(size: int) -> bytes:
