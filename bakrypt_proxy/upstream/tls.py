@@ -2,7 +2,8 @@
 
 Python's own `SSLSocket` gives the socket to OpenSSL, which goes on reading as long as bytes come:
 a flood of handshake messages never lets it look at a timeout. Here each read is our own, and the
-socket below has one deadline for all reads and writes that one of ours needs.
+socket below has one deadline for all reads and writes that one of ours needs. OpenSSL gets one
+record at a time: so it is seen which of them have content.
 """
 
 import ssl
@@ -15,11 +16,15 @@ from .deadline_socket import BoundedSocket, FloodError
 Result = TypeVar("Result")
 
 _LONGEST_HANDSHAKE = 256 * 1024  # bytes; OpenSSL takes 100 KiB of certificates
-_READ_SIZE = 16 * 1024  # bytes
-# Until the next `allow`: tickets, new keys, and what is read ahead. TLS answers some messages of 4
-# or 27 bytes itself, which takes longer than to read a kilobyte of content.
+_READ_SIZE = 16 * 1024  # bytes; the content of a whole record
+_HEADER = 5  # bytes, the last two of which are the length of what follows (RFC 8446 section 5.1)
+_LONGEST_RECORD = _HEADER + 18 * 1024  # bytes, in TLS 1.2
+_KINDS = range(20, 25)  # what the first byte of a record says
+# Until the next `allow`, in records without content: tickets, new keys. OpenSSL answers some
+# messages of 4 or 27 bytes itself, which takes longer than to read a kilobyte of content.
 _MOST_OVERHEAD = 64 * 1024  # bytes
-_FRAME = 32  # bytes of each record that do not count (RFC 8446 section 5.2: 22 without padding)
+_SMALL_RECORDS = 8000  # besides one for each 128 bytes; for content alone `ResponseReader` has this
+_PART = 128  # bytes
 
 
 class TlsSocket:
@@ -40,13 +45,13 @@ class TlsSocket:
         self._below = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._decrypted = self._overhead = 0  # bytes, since `allow`
-        self._most_overhead = _LONGEST_HANDSHAKE
+        self._ahead = bytearray()  # what came and TLS was not given yet
         self._is_ended = False  # by the alert that says so
         self.set_deadline: Callable[[float], None] = sock.set_deadline
         self.close: Callable[[], None] = sock.close
-        sock.set_deadline(deadline)
-        sock.allow(_LONGEST_HANDSHAKE)
+        self.set_deadline(deadline)
+        self.allow(_LONGEST_HANDSHAKE)
+        self._overhead_left = _LONGEST_HANDSHAKE
         try:
             self._run(self._tls.do_handshake)
         except ssl.SSLError:
@@ -72,8 +77,10 @@ class TlsSocket:
     def allow(self, size: int) -> None:
         """Allow so many encrypted bytes to come from now on."""
         self._below.allow(size)
-        self._decrypted = self._overhead = 0
-        self._most_overhead = _MOST_OVERHEAD
+        self._decrypted = 0
+        self._without_content = 0  # bytes of the last record, until there is content from it
+        self._overhead_left = _MOST_OVERHEAD
+        self._records_left = _SMALL_RECORDS + size // _PART
 
     def recv(self, size: int) -> bytes:
         """Read what is there, or wait for it.
@@ -94,7 +101,7 @@ class TlsSocket:
             try:
                 data = self._tls.read(_READ_SIZE)
             except ssl.SSLWantReadError:
-                if not self._take(self._below.receive_now()):
+                if not (self._give_record() or self._add(self._below.receive_now())):
                     return b""
             else:
                 self._count_content(len(data))
@@ -112,7 +119,7 @@ class TlsSocket:
         Part of a record counts, and so does what TLS has to say: as long as a server waits for
         that, it may not take another request.
         """
-        is_done = not (self._incoming.pending or self._outgoing.pending or self._tls.pending())
+        is_done = not (self._ahead or self._outgoing.pending or self._tls.pending())
         return is_done and self._below.is_quiet()
 
     def _run(self, step: Callable[[], Result]) -> Result:
@@ -120,22 +127,40 @@ class TlsSocket:
         while True:
             with suppress(ssl.SSLWantReadError):
                 return step()
-            with suppress(ConnectionError):  # what came before is there nevertheless
-                self._send_outgoing()
-            if not self._take(self._below.recv(_READ_SIZE)):
-                self._incoming.write_eof()
+            while not self._give_record():
+                with suppress(ConnectionError):  # what came before is there nevertheless
+                    self._send_outgoing()
+                if not self._add(self._below.recv(_READ_SIZE)):
+                    self._incoming.write_eof()
+                    break
 
-    def _take(self, data: bytes) -> int:
-        """Give to TLS what came, and return how many bytes that is."""
-        self._overhead += len(data)
-        if self._overhead > self._most_overhead:
+    def _add(self, data: bytes) -> bool:
+        """Keep what came, and return whether anything did."""
+        self._ahead += data
+        return bool(data)
+
+    def _give_record(self) -> bool:
+        """Give to TLS the next record if all of it is there. What is no record is given at once.
+
+        :raises FloodError: if too much came without content, or in too small parts.
+        """
+        if len(self._ahead) < _HEADER:
+            return False
+        size = _HEADER + int.from_bytes(self._ahead[_HEADER - 2 : _HEADER], "big")
+        if self._ahead[0] in _KINDS and len(self._ahead) < size <= _LONGEST_RECORD:
+            return False
+        self._overhead_left -= self._without_content
+        self._records_left -= 1
+        if self._overhead_left < 0 or self._records_left < 0:
             raise FloodError("too much came that is no content, or in too small parts")
-        return self._incoming.write(data)
+        self._incoming.write(self._ahead[:size])
+        del self._ahead[:size]
+        self._without_content = size
+        return True
 
     def _count_content(self, size: int) -> None:
-        """Count the content of a record."""
         self._decrypted += size
-        self._overhead -= size + _FRAME
+        self._without_content = 0
 
     def _send_outgoing(self) -> None:
         data = self._outgoing.read()

@@ -24,6 +24,7 @@ from bakrypt_proxy import BakryptClient, Settings, UpstreamFailedError
 from bakrypt_proxy.upstream.connection import Connection
 from bakrypt_proxy.upstream.deadline_socket import BoundedSocket, DeadlineSocket, FloodError
 from bakrypt_proxy.upstream.masking import Masked
+from bakrypt_proxy.upstream.response_reader import Response
 from bakrypt_proxy.upstream.tls import TlsSocket
 
 TIMEOUT = 0.5
@@ -367,6 +368,7 @@ def test_what_tls_says_for_itself_ends(
     """Each message costs more than a part of a response, and the longest response has a MiB."""
     context, keys = tls_server(authority, "127.0.0.1"), tmp_path / "keys"
     context.num_tickets, context.keylog_filename = 0, str(keys)
+    is_there = threading.Event()
     is_legacy = flood is hello_requests
     if is_legacy:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -375,21 +377,97 @@ def test_what_tls_says_for_itself_ends(
     def serve(connection: socket.socket) -> None:
         tls = TlsByHand(connection, context)
         by_hand = LegacyRecordsByHand(keys, tls.server_hello) if is_legacy else RecordsByHand(keys)
+        records = flood(by_hand) + by_hand.record(answer_with("token"), APPLICATION_DATA)
+        early = records[:20_000] if is_early else b""
+        connection.sendall(early)
+        is_there.set()
         if not is_early:
             tls.receive()
-        connection.sendall(flood(by_hand) + by_hand.record(answer_with("token"), APPLICATION_DATA))
+        connection.sendall(records[len(early) :])
         connection.recv(1)
 
-    with serving(serve) as url:
-        raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
-        deadline = time.monotonic() + 20
-        client_side = ssl.create_default_context(cafile=trusted)
-        sock = TlsSocket(DeadlineSocket(raw), client_side, "127.0.0.1", deadline)
-        assert not is_early or wait_for_read(raw, timeout=5)
-        connection = Connection(sock)
+    with serving(serve) as url, opened(url, trusted) as connection:
+        assert is_there.wait(5)
         with pytest.raises(FloodError):
-            connection.exchange(Masked(b"username=bob&"), deadline=deadline, limit=1_000_000)
-        connection.close()
+            exchange(connection)
+
+
+LONG_BODY = b"[%b]" % (b" " * 1_000_000)
+LONG_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(LONG_BODY), LONG_BODY)
+
+
+def in_parts(response: bytes, size: int) -> Iterator[bytes]:
+    """A response in parts of this size."""
+    return (response[at : at + size] for at in range(0, len(response), size))
+
+
+def test_padding_is_no_flood(authority: trustme.CA, trusted: Path, tmp_path: Path) -> None:
+    """Servers such as nginx can pad each record (RFC 8446 section 5.4)."""
+    context, keys = tls_server(authority, "127.0.0.1"), tmp_path / "keys"
+    context.num_tickets, context.keylog_filename = 0, str(keys)
+
+    def serve(connection: socket.socket) -> None:
+        TlsByHand(connection, context).receive()
+        records = RecordsByHand(keys)
+        for part in in_parts(LONG_RESPONSE, 8000):
+            connection.sendall(records.record(part, APPLICATION_DATA, padding=16_384 - len(part)))
+        connection.recv(1)
+
+    with serving(serve) as url, opened(url, trusted) as connection:
+        assert exchange(connection).body.reveal() == LONG_BODY
+
+
+def test_a_suite_with_large_frames_is_no_flood(authority: trustme.CA, trusted: Path) -> None:
+    """CBC adds up to 85 bytes to each record (RFC 5246 section 6.2.3.2)."""
+    context = tls_server(authority, "127.0.0.1")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES256-SHA384")
+
+    def serve(connection: socket.socket) -> None:
+        tls = TlsByHand(connection, context)
+        tls.receive()
+        for part in in_parts(LONG_RESPONSE, 100):
+            tls.sendall(part)
+        connection.recv(1)
+
+    with serving(serve) as url, opened(url, trusted) as connection:
+        assert exchange(connection).body.reveal() == LONG_BODY
+
+
+def test_records_of_a_byte_around_another_tls_end(authority: trustme.CA, trusted: Path) -> None:
+    """A proxy can cut what it forwards. Nothing above counts these records."""
+    context = tls_server(authority, "127.0.0.1")
+
+    def serve(connection: socket.socket) -> None:
+        outer = TlsByHand(connection, context)
+        inner = TlsByHand(outer, context)
+        inner.receive()
+        for part in in_parts(inner.encrypt(LONG_RESPONSE[:60_000]), 1):
+            outer.sendall(part)
+        connection.recv(1)
+
+    refused = pytest.raises(FloodError)
+    with serving(serve) as url, opened(url, trusted, layers=2) as connection, refused:
+        exchange(connection)
+
+
+def exchange(connection: Connection) -> Response:
+    """One that may be as long as the longest."""
+    message = Masked(b"username=bob&")
+    return connection.exchange(message, deadline=time.monotonic() + 20, limit=1_000_100)
+
+
+@contextmanager
+def opened(url: str, trusted: Path, *, layers: int = 1) -> Iterator[Connection]:
+    """A connection over TLS, or over TLS in TLS."""
+    context = ssl.create_default_context(cafile=trusted)
+    raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    sock: BoundedSocket = DeadlineSocket(raw)
+    for _ in range(layers):
+        sock = TlsSocket(sock, context, "127.0.0.1", time.monotonic() + 5)
+    connection = Connection(sock)
+    yield connection
+    connection.close()
 
 
 class RecordsByHand:
@@ -399,12 +477,13 @@ class RecordsByHand:
         self._secret = key_of(keys, "SERVER_TRAFFIC_SECRET_0")
         self._use()
 
-    def record(self, content: bytes, kind: bytes = HANDSHAKE) -> bytes:
+    def record(self, content: bytes, kind: bytes = HANDSHAKE, *, padding: int = 0) -> bytes:
         """The next record."""
-        head = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
+        inner = content + kind + bytes(padding)
+        head = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
         nonce = (self._nonce ^ self.number).to_bytes(12, "big")
         self.number += 1
-        return head + self._cipher.encrypt(nonce, content + kind, head)
+        return head + self._cipher.encrypt(nonce, inner, head)
 
     def new_key(self, *, is_asked: bool = True) -> bytes:
         """A record with a KeyUpdate, which may ask for one of the client (section 4.6.3)."""
