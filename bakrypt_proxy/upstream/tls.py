@@ -19,7 +19,7 @@ _LONGEST_HANDSHAKE = 256 * 1024  # bytes; OpenSSL takes 100 KiB of certificates
 _READ_SIZE = 16 * 1024  # bytes; the content of a whole record
 _HEADER = 5  # bytes, the last two of which are the length of what follows (RFC 8446 section 5.1)
 _LONGEST_RECORD = _HEADER + 18 * 1024  # bytes, in TLS 1.2
-_KINDS = range(20, 25)  # what the first byte of a record says
+_VERSION = 3  # the second byte of a record, in all versions of TLS
 # Until the next `allow`, in records without content: tickets, new keys. OpenSSL answers some
 # messages of 4 or 27 bytes itself, which takes longer than to read a kilobyte of content.
 _MOST_OVERHEAD = 64 * 1024  # bytes
@@ -147,7 +147,7 @@ class TlsSocket:
         if len(self._ahead) < _HEADER:
             return False
         size = _HEADER + int.from_bytes(self._ahead[_HEADER - 2 : _HEADER], "big")
-        if self._ahead[0] in _KINDS and len(self._ahead) < size <= _LONGEST_RECORD:
+        if self._ahead[1] == _VERSION and len(self._ahead) < size <= _LONGEST_RECORD:
             return False
         self._overhead_left -= self._without_content
         self._records_left -= 1

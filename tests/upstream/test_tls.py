@@ -470,6 +470,44 @@ def opened(url: str, trusted: Path, *, layers: int = 1) -> Iterator[Connection]:
     connection.close()
 
 
+@pytest.mark.parametrize("answer", [b"\x16HT@\0", b"SSH-2.0-x\r\n", b"HTTP/1.1 400 Bad\r\n\r\n"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["handshake", "response"])
+def test_what_is_no_record_fails_at_once(
+    authority: trustme.CA, trusted: Path, answer: bytes, is_late: bool
+) -> None:
+    """Its third to fifth byte are no length, and the server waits for us to go on."""
+    context = tls_server(authority, "127.0.0.1")
+
+    def serve(connection: socket.socket) -> None:
+        if is_late:
+            TlsByHand(connection, context).receive()
+        connection.sendall(answer)
+        while connection.recv(4096):
+            pass
+
+    refused = pytest.raises(UpstreamFailedError, match="no secure connection to bakrypt")
+    with serving(serve) as url, client_of(url) as client, refused:
+        client.password("alice", "a")
+
+
+def test_a_record_of_an_unknown_kind_fails_at_once(authority: trustme.CA, trusted: Path) -> None:
+    """OpenSSL sees in TLS 1.2 that it is none when all of it is there, whatever comes alone."""
+    context = tls_server(authority, "127.0.0.1")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def serve(connection: socket.socket) -> None:
+        TlsByHand(connection, context).receive()
+        connection.sendall(b"\x19\x03\x03\0\x04")
+        time.sleep(0.1)
+        connection.sendall(b"abcd")
+        while connection.recv(4096):
+            pass
+
+    refused = pytest.raises(UpstreamFailedError, match="no secure connection to bakrypt")
+    with serving(serve) as url, client_of(url) as client, refused:
+        client.password("alice", "a")
+
+
 class RecordsByHand:
     """A server's records in TLS 1.3 (RFC 8446 sections 5.2, 5.3 and 7.3), also of TLS' own kind."""
 
